@@ -1,0 +1,30 @@
+// The one error that a user sees: what failed, why, what to do about it, and the exit code that says so.
+
+/** Exit codes (DESIGN section 6). Signals end with 128 + their number. */
+export const EXIT = { failed: 1, usage: 2, missing: 3, nonFinite: 4 } as const;
+
+export interface FailureParts {
+  /** The thing: a file, a flag, a recipe key, an op. */
+  readonly what: string;
+  /** The cause, in plain words. */
+  readonly why: string;
+  /** The remedy, as something to do. */
+  readonly fix?: string;
+  /** Exit code of the program, 1 when left out. */
+  readonly code?: (typeof EXIT)[keyof typeof EXIT];
+}
+
+/** Prints as one line, `what: why. fix`; the command line shows that line and exits with `code`. */
+export class Failure extends Error {
+  override readonly name = 'Failure';
+  readonly code: number;
+
+  constructor(parts: FailureParts) {
+    super(oneLine(`${parts.what}: ${parts.why}${parts.fix ? `. ${parts.fix}` : ''}`));
+    this.code = parts.code ?? EXIT.failed;
+  }
+}
+
+function oneLine(text: string): string {
+  return text.replace(/\s*\n\s*/g, ' ').trim();
+}
