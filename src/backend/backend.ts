@@ -1,0 +1,59 @@
+// What a backend is: memory regions, and programs (frozen launch lists) that it replays with one call.
+
+/** Element kinds. `act` is the compute type of activations and weights, `real` the type of sums and statistics. */
+export type Elem = 'act' | 'real' | 'i32';
+
+/** Bytes of one element of each kind on one backend (CPU: 4, 4, 4; the float64 test build: 8, 8, 4). */
+export type ElemBytes = Readonly<Record<Elem, number>>;
+
+/** A place in one of the memory regions that a program is bound to: region name and byte offset. */
+export interface Place {
+  readonly space: string;
+  readonly offset: number;
+}
+
+/** One kernel call over `blocks` independent blocks. `blocks` 0: the kernel cuts its own grid (gemm). */
+export interface Launch {
+  readonly kernel: string;
+  readonly pointers: readonly (Place | null)[];
+  readonly ints: readonly number[];
+  readonly reals: readonly number[];
+  readonly blocks: number;
+  /** Bytes of scratch memory that one block needs. */
+  readonly scratch: number;
+}
+
+/** A launch list with everything decided but the base addresses of its regions. */
+export interface Program {
+  readonly launches: readonly Launch[];
+  /** Bytes needed in each region, the arena included. */
+  readonly spaceBytes: Readonly<Record<string, number>>;
+}
+
+/** Owned memory of a backend, zeroed when made. It lives until `free`. */
+export interface Region {
+  readonly bytes: number;
+  readonly address: number;
+  free(): void;
+}
+
+/** A program bound to addresses, ready to run. */
+export interface Loaded {
+  run(): void;
+  /** Runs once and returns nanoseconds per launch. */
+  runTimed(): Float64Array;
+}
+
+export type Numbers = Float32Array | Float64Array | Int32Array | Uint8Array;
+
+export interface Backend {
+  readonly name: string;
+  readonly elemBytes: ElemBytes;
+  alloc(bytes: number): Region;
+  /** Copies host numbers into a region. The caller converts to the backend's element type. */
+  write(region: Region, byteOffset: number, data: Numbers): void;
+  /** Copies from a region into host numbers; waits until earlier runs are done. */
+  read(region: Region, byteOffset: number, into: Numbers): void;
+  fill(region: Region, byte: number, byteOffset?: number, bytes?: number): void;
+  load(program: Program, regions: Readonly<Record<string, Region>>): Loaded;
+}

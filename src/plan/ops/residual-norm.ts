@@ -1,0 +1,131 @@
+// Op: gated residual, LayerNorm and modulation in one pass over the row, with its gradient.
+import { defineOp, need, refuse } from '../op.ts';
+import { cols, count, rows, type Tensor } from '../tensor.ts';
+import { traceOf } from '../trace.ts';
+import { colSum } from './linear.ts';
+
+const flag = (add: boolean | undefined) => (add ? 1 : 0);
+
+export const residualNormFwd = defineOp({
+  name: 'residual_norm_fwd',
+  formula: 'y = x + gate[n] * a; h = norm(y) * w * (1 + scale[n]) + shift[n]',
+  inputs: ['x', 'a', 'gate?', 'w?', 'scale?', 'shift?'],
+  outputs: ['y', 'h', 'mean', 'rstd'],
+  shape: ([x, a, gate, w, scale, shift]) => {
+    const X = need(x, 'residual_norm_fwd');
+    const A = need(a, 'residual_norm_fwd');
+    if (rows(X) !== rows(A) || cols(X) !== cols(A)) refuse('residual_norm_fwd', 'branches differ', X, A);
+    if (w && count(w) !== cols(X)) refuse('residual_norm_fwd', 'weight does not fit', X, w);
+    for (const m of [gate, scale, shift]) {
+      if (m && (cols(m) !== cols(X) || rows(m) !== X.shape[0])) {
+        refuse('residual_norm_fwd', 'modulation does not fit', X, m);
+      }
+    }
+    const same = { shape: X.shape, elem: X.storage.elem };
+    const stat = { shape: [rows(X)], elem: 'real' as const };
+    return [same, same, stat, stat];
+  },
+  fields: {
+    pointers: 'x a gate w scale shift y h mean rstd',
+    ints: 'C T ldx lda ldgate ldmod ldy ldh',
+    reals: 'eps',
+  },
+  launch: (node) => {
+    const [x, a, , , scale, shift] = node.inputs;
+    const [y, h] = node.outputs;
+    const X = need(x, 'residual_norm_fwd');
+    return {
+      pointers: [...node.inputs, ...node.outputs],
+      ints: [
+        ...[cols(X), rows(X) / (X.shape[0] ?? 1), X.ld, need(a, 'residual_norm_fwd').ld],
+        ...[node.inputs[2]?.ld ?? 0, (scale ?? shift)?.ld ?? 0],
+        ...[need(y, 'residual_norm_fwd').ld, need(h, 'residual_norm_fwd').ld],
+      ],
+      reals: [node.attrs.eps ?? 0],
+      blocks: rows(X),
+    };
+  },
+  backward: (node, b) => {
+    const [x = null, a = null, gate = null, w = null, scale = null, shift = null] = node.inputs;
+    const [y = null, h = null, mean = null, rstd = null] = node.outputs;
+    const dy = b.grad(y);
+    const dh = b.grad(h);
+    if (!x || !y || !dh) return;
+    const da = b.sink(a);
+    const dgate = b.sink(gate);
+    const dscale = b.sink(scale);
+    const dshift = b.sink(shift);
+    const dx = b.sink(x);
+    const partial = b.wants(w) ? { shape: [x.shape[0] ?? 1, cols(x)], elem: 'real' as const } : null;
+    const outs = b.append(
+      residualNormBwd,
+      [y, a, gate, w, scale, mean, rstd, dh, dy],
+      [dx, da, dgate, partial, dscale, dshift],
+    );
+    const dw = b.sink(w);
+    if (dw && outs[3]) b.append(colSum, [outs[3]], [dw]);
+  },
+  writes: ['set', 'set', 'set', 'set'],
+  tolerance: { nmse: 1e-11, why: 'float32 sums over one row, then a few products' },
+  flops: (node) => 10 * count(need(node.inputs[0], 'residual_norm_fwd')),
+});
+
+/** Gradient of residualNormFwd. One block is one image; dw is left as a partial sum per image. */
+export const residualNormBwd = defineOp({
+  name: 'residual_norm_bwd',
+  formula:
+    'dx = dy + norm gradient of dh; da = gate[n] dx; dgate[n] = sum over rows of dx a; dw, dscale, dshift',
+  inputs: ['y', 'a', 'gate?', 'w?', 'scale?', 'mean', 'rstd', 'dh', 'dy?'],
+  outputs: ['dx?', 'da?', 'dgate?', 'dw?', 'dscale?', 'dshift?'],
+  shape: ([y, , , w]) => {
+    const Y = need(y, 'residual_norm_bwd');
+    const same = { shape: Y.shape, elem: Y.storage.elem };
+    const image = { shape: [Y.shape[0] ?? 1, cols(Y)], elem: 'act' as const };
+    return [same, same, image, w ? { shape: image.shape, elem: 'real' } : null, image, image];
+  },
+  fields: {
+    pointers: 'y a gate w scale mean rstd dh dy dx da dgate dw dscale dshift',
+    ints: 'C T ldy lda ldgate ldmod lddh lddy lddx ldda lddgate lddmod add_dx add_da add_dgate add_dmod',
+  },
+  launch: (node) => {
+    const [y, a, gate, , scale, , , dh, dy] = node.inputs;
+    const [dx, da, dgate, , dscale, dshift] = node.outputs;
+    const [addDx, addDa, addDgate, , addScale, addShift] = node.accumulate;
+    const Y = need(y, 'residual_norm_bwd');
+    if (dscale && dshift && (dscale.ld !== dshift.ld || addScale !== addShift)) {
+      refuse('residual_norm_bwd', 'gradients of the modulation differ in layout', dscale, dshift);
+    }
+    return {
+      pointers: [...node.inputs, ...node.outputs],
+      ints: [
+        ...[cols(Y), rows(Y) / (Y.shape[0] ?? 1), Y.ld, need(a, 'residual_norm_bwd').ld],
+        ...[gate?.ld ?? 0, scale?.ld ?? 0, need(dh, 'residual_norm_bwd').ld, dy?.ld ?? 0],
+        ...[dx?.ld ?? 0, da?.ld ?? 0, dgate?.ld ?? 0, (dscale ?? dshift)?.ld ?? 0],
+        ...[flag(addDx), flag(addDa), flag(addDgate), flag(dscale ? addScale : addShift)],
+      ],
+      blocks: Y.shape[0] ?? 1,
+    };
+  },
+  backward: 'only used for gradients',
+  writes: ['either', 'either', 'either', 'set', 'either', 'either'],
+  inPlace: [[0, 8]],
+  tolerance: { nmse: 1e-11, why: 'float32 sums over one row and over the rows of an image' },
+  flops: (node) => 22 * count(need(node.inputs[0], 'residual_norm_bwd')),
+});
+
+/**
+ * One pass: y = x + gate a, and h = LayerNorm(y) w (1 + scale) + shift.
+ * x, a [N, .., C]; gate, scale, shift [N, C] or null; w [C] or null. Returns [y, h].
+ */
+export function residualNorm(
+  x: Tensor,
+  gate: Tensor | null,
+  a: Tensor,
+  w: Tensor | null,
+  eps: number,
+  scale: Tensor | null = null,
+  shift: Tensor | null = null,
+): [Tensor, Tensor] {
+  const [y, h] = traceOf(x).emit(residualNormFwd, [x, a, gate, w, scale, shift], { eps });
+  return [y!, h!];
+}
