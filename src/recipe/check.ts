@@ -1,0 +1,111 @@
+// Checks that need several keys at once: sizes that must divide, lists that must match, keys that must agree.
+
+import { EXIT, Failure } from '../io/failure.ts';
+import type { Recipe } from './schema.ts';
+
+type Origin = (key: string) => string;
+
+/** Throws a Failure that names the keys which do not go together, and where the first of them was set. */
+export function checkRecipe(recipe: Recipe, origin: Origin): void {
+  const refuse = (key: string, why: string, fix: string) => {
+    throw new Failure({ what: `${key} in ${origin(key)}`, why, fix, code: EXIT.usage });
+  };
+  const { model, text, image, diffusion } = recipe;
+
+  if (model.input_size % model.patch_size !== 0) {
+    refuse(
+      'model.input_size',
+      `${model.input_size} is no multiple of model.patch_size ${model.patch_size}`,
+      'Change one of them',
+    );
+  }
+  for (const key of ['dim', 'patch_mixer_dim'] as const) {
+    if (key === 'patch_mixer_dim' && !model.use_patch_mixer) continue;
+    if (model[key] % model.head_dim !== 0) {
+      refuse(
+        `model.${key}`,
+        `${model[key]} is no multiple of model.head_dim ${model.head_dim}`,
+        'Change one of them',
+      );
+    }
+  }
+  if (model.dim % 4 !== 0) {
+    refuse(
+      'model.dim',
+      `${model.dim} is no multiple of 4, as sin-cos positions need`,
+      'Choose a multiple of 4',
+    );
+  }
+  const lists = model.qkv_multipliers.length;
+  if (model.ffn_multipliers.length !== lists) {
+    refuse(
+      'model.ffn_multipliers',
+      `${model.ffn_multipliers.length} numbers, but model.qkv_multipliers has ${lists}`,
+      'Give both the same length',
+    );
+  }
+  if (model.depth % lists !== 0) {
+    refuse(
+      'model.qkv_multipliers',
+      `${lists} numbers cannot be shared out over model.depth ${model.depth}`,
+      'Give one number a block, or a number that divides the depth',
+    );
+  }
+  if (model.masking === 'deferred' && !model.use_patch_mixer && recipe.stage.some((s) => s.mask_ratio > 0)) {
+    refuse(
+      'model.masking',
+      'deferred masking needs the patch-mixer, and model.use_patch_mixer is false',
+      'Say model.masking = "naive"',
+    );
+  }
+  agree('text.channels', text.channels, 'model.caption_channels', model.caption_channels);
+  agree('image.size', image.size, 'model.input_size', model.input_size);
+  agree('image.channels', image.channels, 'model.in_channels', model.in_channels);
+  if (diffusion.sigma_min >= diffusion.sigma_max) {
+    refuse('diffusion.sigma_min', `${diffusion.sigma_min} is not below sigma_max`, 'Choose a smaller one');
+  }
+  const { batch_size, micro_batch } = recipe.train;
+  if (micro_batch > 0 && batch_size % micro_batch !== 0) {
+    refuse(
+      'train.micro_batch',
+      `${micro_batch} does not divide train.batch_size ${batch_size}`,
+      'Choose a divisor, or 0',
+    );
+  }
+  for (const [i, stage] of recipe.stage.entries()) {
+    if (micro_batch > 0 && stage.batch_size !== undefined && stage.batch_size % micro_batch !== 0) {
+      refuse(
+        `stage.${i}.batch_size`,
+        `${stage.batch_size} is no multiple of train.micro_batch ${micro_batch}`,
+        'Choose a multiple',
+      );
+    }
+  }
+  if (recipe.data.source.length > 0 && recipe.data.source.every((source) => source.weight === 0)) {
+    refuse('data.source.0.weight', 'every source has weight 0', 'Give one of them a weight above 0');
+  }
+
+  function agree(key: string, value: number, other: string, otherValue: number): void {
+    if (value !== otherValue) refuse(key, `${value}, but ${other} is ${otherValue}`, 'They must be equal');
+  }
+}
+
+/** What training needs beyond a model: at least one stage and one source. Throws a Failure that says how to add it. */
+export function checkTrainable(recipe: Recipe, name: string): void {
+  if (recipe.stage.length === 0) {
+    throw new Failure({
+      what: name,
+      why: 'has no [[stage]]',
+      fix: 'Add [[stage]] with steps and mask_ratio',
+      code: EXIT.usage,
+    });
+  }
+  if (recipe.data.source.length === 0) {
+    throw new Failure({
+      what: name,
+      why: 'has no [[data.source]]',
+      fix: 'Add [[data.source]] with name = "emoji"',
+      code: EXIT.usage,
+    });
+  }
+}

@@ -1,0 +1,52 @@
+// Stages of a run: what a stage changes in its recipe, and how a run is made longer or shorter as a whole.
+
+import type { Recipe, Stage } from './schema.ts';
+
+/** The recipe as it holds in one stage: the stage's keys put in the place of those they stand for. */
+export function recipeOfStage(recipe: Recipe, stage: Stage): Recipe {
+  const { model, diffusion, data, optimizer, schedule, train } = recipe;
+  return {
+    ...recipe,
+    model: { ...model, pos_interp_scale: stage.pos_interp_scale ?? model.pos_interp_scale },
+    diffusion: {
+      ...diffusion,
+      P_mean: stage.P_mean ?? diffusion.P_mean,
+      P_std: stage.P_std ?? diffusion.P_std,
+    },
+    data: { ...data, caption_dropout: stage.caption_dropout ?? data.caption_dropout },
+    optimizer: {
+      ...optimizer,
+      lr: stage.lr ?? optimizer.lr,
+      clip_norm: stage.clip_norm ?? optimizer.clip_norm,
+      ema: stage.ema ?? optimizer.ema,
+    },
+    schedule: {
+      ...schedule,
+      kind: stage.schedule ?? schedule.kind,
+      warmup_steps: stage.warmup_steps ?? schedule.warmup_steps,
+      alpha_f: stage.alpha_f ?? schedule.alpha_f,
+    },
+    train: { ...train, batch_size: stage.batch_size ?? train.batch_size },
+    stage: [{ ...stage, mask_ratio: model.masking === 'none' ? 0 : stage.mask_ratio }],
+  };
+}
+
+/** All steps of a recipe. */
+export function totalSteps(recipe: Recipe): number {
+  return recipe.stage.reduce((sum, stage) => sum + stage.steps, 0);
+}
+
+/** The stages with `total` steps in all, shared out in the old proportions; stages left with none drop out. */
+export function withTotalSteps(recipe: Recipe, total: number): Recipe {
+  const before = totalSteps(recipe);
+  let old = 0;
+  let given = 0;
+  const stage = recipe.stage.map((row) => {
+    old += row.steps;
+    const until = Math.round((old / before) * total);
+    const share = until - given;
+    given = until;
+    return { ...row, steps: share };
+  });
+  return { ...recipe, stage: stage.filter((row) => row.steps > 0) };
+}
