@@ -55,7 +55,7 @@ export function writeFileAtomically(path: string, write: (sink: Sink) => void): 
     syncFolder(dirname(path));
   } catch (error) {
     if (fd !== undefined) closeSync(fd);
-    rmSync(temporary, { force: true });
+    discard(temporary);
     throw osFailure(error, path, 'write');
   } finally {
     inProgress.delete(temporary);
@@ -88,7 +88,7 @@ export function writeFolderAtomically(path: string, fill: (folder: string) => vo
     syncFolder(dirname(path));
     rmSync(old, { recursive: true, force: true });
   } catch (error) {
-    rmSync(temporary, { recursive: true, force: true });
+    discard(temporary);
     if (!existsSync(path) && existsSync(old)) renameSync(old, path);
     // A Failure from inside names a file in the temporary folder, which is gone by now: name it as it was to be.
     if (error instanceof Failure) error.message = error.message.replaceAll(temporary, path);
@@ -199,9 +199,20 @@ class FileSink implements Sink {
 /** A name beside `path`, hidden, that tells whose temporary it is. */
 function partName(path: string): string {
   const unique = Math.random().toString(36).slice(2, 10) || '0';
-  const name = join(dirname(path), `.${basename(path)}.${process.pid}-${unique}.part`);
+  // Cut, so that a long name that is allowed does not become one that is not.
+  const stem = basename(path).slice(0, 50);
+  const name = join(dirname(path), `.${stem}.${process.pid}-${unique}.part`);
   inProgress.add(name);
   return name;
+}
+
+/** Removes a temporary on the way out of a failure, whose own reason is the one to be told. */
+function discard(temporary: string): void {
+  try {
+    rmSync(temporary, { recursive: true, force: true });
+  } catch (error) {
+    if (osCode(error) === undefined) throw error;
+  }
 }
 
 function syncTree(folder: string): void {

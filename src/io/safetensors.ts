@@ -1,7 +1,8 @@
 // Reads .safetensors files: the header is checked in full before any tensor is touched, and tensors are read one
 // at a time from the file, so that a model of many gigabytes never lies in memory twice.
 
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
+import { basename } from 'node:path';
 import { bf16ToFloat32, bytesOf, DTYPE_BYTES, type Dtype, f16ToFloat32 } from './dtype.ts';
 import { Failure } from './failure.ts';
 import { osFailure } from './oserror.ts';
@@ -55,6 +56,8 @@ export class Safetensors implements Disposable {
 
   /** Opens and checks a file; anything wrong with it is a Failure that names the file and what is wrong. */
   static open(path: string): Safetensors {
+    // Files inside the executable have a path, but no file descriptor.
+    if (path.startsWith('/$bunfs/')) return Safetensors.fromBytes(readFileSync(path), basename(path));
     return new Safetensors(path, openFile(path));
   }
 
