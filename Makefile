@@ -1,0 +1,78 @@
+# microdiff's build. `make` alone prints the targets and what this machine has; every other target first
+# runs the set-up (.ci/setup), which installs what is missing and does nothing when nothing is.
+#
+# Rooms with rules of their own: cuda/build.mk (native library, GPU kernels), src/data/build.mk (image pack).
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: help build test test-sim quickstart gpu-check gpu-pack dist lint style types clean FORCE
+
+BUN := build/bin/bun
+export PATH := $(CURDIR)/build/bin:$(PATH)
+# Some machines set it; it would choose OpenBLAS's kernels in place of the CPU's own features.
+unexport OPENBLAS_CORETYPE
+
+# The set-up is an included file: when it is out of date, make runs its rule and then starts anew, so that
+# everything below sees what was installed.
+ifneq ($(filter-out help clean,$(MAKECMDGOALS)),)
+include build/setup.mk
+endif
+build/setup.mk: package.json bun.lock .ci/setup
+	@sh .ci/setup
+	@echo '# The set-up of .ci/setup is done.' > $@
+
+-include cuda/build.mk
+-include src/data/build.mk
+
+##@ Targets
+
+help: ## this page
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo 'This machine'
+	@sh .ci/setup found
+
+build: dist/microdiff ## the kernels and the one executable, dist/microdiff
+
+test: $(NATIVE) ## every test that this machine can run, and what was skipped
+	@$(BUN) test/run.ts null cpu sim gpu
+
+test-sim: ## the CUDA path against stand-in drivers (comes with the CUDA path)
+	@echo 'test-sim: nothing to run yet: it comes with the CUDA path'
+
+quickstart: dist/microdiff ## train a small model on the embedded images, about five minutes, and draw samples
+	dist/microdiff quickstart $(QUICKSTART_FLAGS)
+
+gpu-check: ## check this build on the GPU of this machine (comes with the CUDA path)
+	@echo 'gpu-check: not built yet: it comes with the CUDA path' >&2; exit 3
+
+gpu-pack: ## pack what a rented GPU box needs for gpu-check (comes with the CUDA path)
+	@echo 'gpu-pack: not built yet: it comes with the CUDA path' >&2; exit 3
+
+dist: dist/microdiff ## the executable with its size and checksum, ready to copy
+	@cd dist && sha256sum microdiff > microdiff.sha256
+	@echo "dist/microdiff  $$(( $$(stat -c %s dist/microdiff) / 1048576 )) MiB"
+	@cat dist/microdiff.sha256
+
+lint: style types ## biome (style and mistakes) and tsc (types)
+
+style:
+	$(BUN) node_modules/@biomejs/biome/bin/biome ci --error-on-warnings
+
+types:
+	$(BUN) node_modules/typescript/bin/tsc --noEmit
+
+clean: ## remove build/ and dist/; node_modules/ and runs/ stay
+	rm -rf build dist
+
+##@ The executable
+
+# What goes into it. An embedded file is a source like any other: its import says `with { type: 'file' }`.
+SOURCES := $(shell find src ffi recipes weights -type f 2>/dev/null) package.json bun.lock LICENSE
+
+# The settings of the folder it is started in must not reach it, hence the two --no-compile flags.
+dist/microdiff: $(SOURCES) $(NATIVE) $(EMBEDDED) Makefile
+	@mkdir -p dist
+	$(BUN) build --compile --sourcemap=none --no-compile-autoload-bunfig --no-compile-autoload-dotenv \
+	  src/cli/main.ts --outfile $@
