@@ -23,7 +23,9 @@ build/setup.mk: package.json bun.lock .ci/setup
 	@echo '# The set-up of .ci/setup is done.' > $@
 
 -include cuda/build.mk
--include src/data/build.mk
+include src/data/build.mk
+NATIVE := $(if $(wildcard cuda/build.mk),build/libmicrodiff.so build/libmicrodiff_f64.so)
+EMBEDDED := build/emoji.pack
 
 ##@ Targets
 
@@ -35,7 +37,7 @@ help: ## this page
 
 build: dist/microdiff ## the kernels and the one executable, dist/microdiff
 
-test: $(NATIVE) ## every test that this machine can run, and what was skipped
+test: $(NATIVE) $(EMBEDDED) ## every test that this machine can run, and what was skipped
 	@$(BUN) test/run.ts null cpu sim gpu
 
 test-sim: ## the CUDA path against stand-in drivers (comes with the CUDA path)

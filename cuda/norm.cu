@@ -1,6 +1,7 @@
 // LayerNorm over C with adaLN modulation, gated residuals, and both in one pass; forward and backward.
 // Parts: norm_fwd, norm_bwd, residual_fwd, residual_bwd, residual_norm_fwd, residual_norm_bwd.
-// Forward blocks are rows. Backward blocks are images of T rows: sums over rows stay inside a block, no atomics.
+// Forward blocks are rows. Backward blocks are images of T rows: sums over rows stay inside a block, no
+// atomics.
 #include "block.h"
 #include "math.h"
 
@@ -45,7 +46,8 @@ struct norm_fwd {
     real m, r;
     row_stats(xr, C, eps, m, r);
     if (TID == 0) mean[row] = m, rstd[row] = r;
-    row_affine(xr, w, scale ? scale + n * ldmod : nullptr, shift ? shift + n * ldmod : nullptr, h + row * ldh, C, m, r);
+    const act *scale_n = scale ? scale + n * ldmod : nullptr, *shift_n = shift ? shift + n * ldmod : nullptr;
+    row_affine(xr, w, scale_n, shift_n, h + row * ldh, C, m, r);
   }
 };
 KERNEL(norm_fwd)
@@ -215,7 +217,8 @@ struct residual_norm_fwd {
     real m, r;
     row_stats(yr, C, eps, m, r);
     if (TID == 0) mean[row] = m, rstd[row] = r;
-    row_affine(yr, w, scale ? scale + n * ldmod : nullptr, shift ? shift + n * ldmod : nullptr, h + row * ldh, C, m, r);
+    const act *scale_n = scale ? scale + n * ldmod : nullptr, *shift_n = shift ? shift + n * ldmod : nullptr;
+    row_affine(yr, w, scale_n, shift_n, h + row * ldh, C, m, r);
   }
 };
 KERNEL(residual_norm_fwd)

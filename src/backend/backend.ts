@@ -1,6 +1,9 @@
 // What a backend is: memory regions, and programs (frozen launch lists) that it replays with one call.
 
-/** Element kinds. `act` is the compute type of activations and weights, `real` the type of sums and statistics. */
+/**
+ * Element kinds. `act` is the compute type of activations and weights, `real` the type of sums and
+ * statistics.
+ */
 export type Elem = 'act' | 'real' | 'i32';
 
 /** Bytes of one element of each kind on one backend (CPU: 4, 4, 4; the float64 test build: 8, 8, 4). */

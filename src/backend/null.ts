@@ -1,4 +1,5 @@
-// The null backend: allocates nothing and runs nothing, but checks every launch against the regions it is given.
+// The null backend: allocates nothing and runs nothing, but checks every launch against the regions it is
+// given.
 import { Failure } from '../io/failure.ts';
 import type { Backend, ElemBytes, Loaded, Numbers, Program, Region } from './backend.ts';
 

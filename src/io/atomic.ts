@@ -1,5 +1,6 @@
 // Files and folders that appear complete or not at all: written beside, fsynced, renamed, parent fsynced.
-// A kill at any moment leaves the old one, the new one, or both, and a temporary that `cleanLeftovers` removes.
+// A kill at any moment leaves the old one, the new one, or both, and a temporary that `cleanLeftovers`
+// removes.
 
 import {
   closeSync,
@@ -68,8 +69,9 @@ export function writeWholeFile(path: string, content: ArrayBufferView | string):
 }
 
 /**
- * Fills the folder `path` through `fill(temporary folder)`, fsyncs every file in it and renames it into place.
- * An existing folder of that name is replaced; between the two renames the old one lies beside under a name that
+ * Fills the folder `path` through `fill(temporary folder)`, fsyncs every file in it and renames it into
+ * place. An existing folder of that name is replaced; between the two renames the old one lies beside under a
+ * name that
  * `cleanLeftovers` brings back if the program dies just there.
  */
 export function writeFolderAtomically(path: string, fill: (folder: string) => void): void {
@@ -90,7 +92,8 @@ export function writeFolderAtomically(path: string, fill: (folder: string) => vo
   } catch (error) {
     discard(temporary);
     if (!existsSync(path) && existsSync(old)) renameSync(old, path);
-    // A Failure from inside names a file in the temporary folder, which is gone by now: name it as it was to be.
+    // A Failure from inside names a file in the temporary folder, which is gone by now: name it as it was to
+    // be.
     if (error instanceof Failure) error.message = error.message.replaceAll(temporary, path);
     throw osFailure(error, path, 'write');
   } finally {
@@ -116,8 +119,8 @@ export function makeFolder(path: string): void {
 }
 
 /**
- * Removes the temporaries that dead programs left in `folder` (not in its subfolders) and puts back a folder that
- * was moved aside for one that never came. Returns the names it removed or put back.
+ * Removes the temporaries that dead programs left in `folder` (not in its subfolders) and puts back a folder
+ * that was moved aside for one that never came. Returns the names it removed or put back.
  */
 export function cleanLeftovers(folder: string): string[] {
   const touched: string[] = [];
@@ -170,7 +173,9 @@ export function freeBytes(path: string): number {
   }
 }
 
-/** Failure unless `bytes` fit on the disk of `path`; `purpose` says what they are for, as in "a checkpoint". */
+/**
+ * Failure unless `bytes` fit on the disk of `path`; `purpose` says what they are for, as in "a checkpoint".
+ */
 export function requireFreeBytes(path: string, bytes: number, purpose: string): void {
   const free = freeBytes(path);
   if (free >= bytes) return;

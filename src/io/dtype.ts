@@ -1,7 +1,9 @@
 // Number formats of files: their names and sizes (safetensors' names), and conversions between the bits of
 // float32 and of bfloat16 / float16, rounded to the nearest, ties to even.
 
-/** Bytes of one element, by the name that safetensors uses. Everything is little-endian, as are our machines. */
+/**
+ * Bytes of one element, by the name that safetensors uses. Everything is little-endian, as are our machines.
+ */
 export const DTYPE_BYTES = {
   F64: 8,
   F32: 4,
@@ -38,7 +40,9 @@ export function bf16ToFloat32(bits: Uint16Array, out: Float32Array): void {
   for (let i = 0; i < bits.length; i++) words[i] = bits[i]! << 16;
 }
 
-/** out[i] = bfloat16 bits of values[i], to nearest even; too large becomes infinite, NaN stays NaN (quiet). */
+/**
+ * out[i] = bfloat16 bits of values[i], to nearest even; too large becomes infinite, NaN stays NaN (quiet).
+ */
 export function float32ToBf16(values: Float32Array, out: Uint16Array): void {
   sameLength('float32ToBf16', values, out);
   const words = new Uint32Array(values.buffer, values.byteOffset, values.length);

@@ -1,5 +1,5 @@
-// Records as lines of JSON: how numbers are written, and the metrics file of a run, which holds each step once
-// however often the run was killed and resumed.
+// Records as lines of JSON: how numbers are written, and the metrics file of a run, which holds each step
+// once however often the run was killed and resumed.
 
 import { closeSync, fsyncSync, ftruncateSync, openSync, readFileSync } from 'node:fs';
 import { Failure } from './failure.ts';
@@ -8,7 +8,10 @@ import { osCode, osFailure } from './oserror.ts';
 
 export type JsonRecord = Readonly<Record<string, unknown>>;
 
-/** One line of JSON without the newline. NaN and infinities, which JSON lacks, become "NaN", "Infinity", "-Infinity". */
+/**
+ * One line of JSON without the newline. NaN and infinities, which JSON lacks, become "NaN", "Infinity",
+ * "-Infinity".
+ */
 export function encodeRecord(record: JsonRecord): string {
   return JSON.stringify(record, (_, value) =>
     typeof value === 'number' && !Number.isFinite(value) ? String(value) : value,
@@ -47,8 +50,8 @@ export class MetricsLog implements Disposable {
   ) {}
 
   /**
-   * Opens the file, or makes it. Records of steps after `lastStep` are cut off (they will be done again), and so is
-   * a torn last line. Records without a `step` stand or fall with their neighbours.
+   * Opens the file, or makes it. Records of steps after `lastStep` are cut off (they will be done again), and
+   * so is a torn last line. Records without a `step` stand or fall with their neighbours.
    */
   static open(path: string, lastStep: number): MetricsLog {
     const old = readBytes(path, true);
@@ -103,7 +106,9 @@ interface Parsed {
   readonly end: number;
 }
 
-/** All records up to a torn end. A broken line with whole ones after it is damage of another kind: a Failure. */
+/**
+ * All records up to a torn end. A broken line with whole ones after it is damage of another kind: a Failure.
+ */
 function parse(path: string, bytes: Buffer): Parsed[] {
   const records: Parsed[] = [];
   let broken: number | undefined;

@@ -1,5 +1,6 @@
-// Lines of text in and out: the one synchronous write loop for standard output (in Bun, `process.stdout.write`
-// before an exit loses lines and `console.log` does not notice a closed pipe), and prompt lines from any stream.
+// Lines of text in and out: the one synchronous write loop for standard output (in Bun,
+// `process.stdout.write` before an exit loses lines and `console.log` does not notice a closed pipe), and
+// prompt lines from any stream.
 
 import { writeSync } from 'node:fs';
 import { osCode, osFailure } from './oserror.ts';
@@ -54,8 +55,9 @@ export interface ReadOptions {
 }
 
 /**
- * Cuts a byte stream into lines: LF or CRLF, a byte order mark at the very beginning is dropped, the last line needs
- * no newline. A line that is not UTF-8 or too long comes as an error in its place; the others are not harmed.
+ * Cuts a byte stream into lines: LF or CRLF, a byte order mark at the very beginning is dropped, the last
+ * line needs no newline. A line that is not UTF-8 or too long comes as an error in its place; the others are
+ * not harmed.
  */
 export async function* readLines(
   source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,

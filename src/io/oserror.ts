@@ -24,13 +24,18 @@ const MEANING: Record<string, { why: string; fix: string }> = {
   EBUSY: { why: 'it is in use', fix: 'Close what uses it' },
 };
 
-/** The code (`ENOSPC`, ...) of an error thrown by a file call, or undefined if it is another kind of error. */
+/**
+ * The code (`ENOSPC`, ...) of an error thrown by a file call, or undefined if it is another kind of error.
+ */
 export function osCode(error: unknown): string | undefined {
   if (!(error instanceof Error) || !('code' in error)) return undefined;
   return typeof error.code === 'string' && /^E[A-Z0-9]+$/.test(error.code) ? error.code : undefined;
 }
 
-/** Turns a file error into a Failure `PATH: cannot ACTION: why. fix`; errors of other kinds come back unchanged. */
+/**
+ * Turns a file error into a Failure `PATH: cannot ACTION: why. fix`; errors of other kinds come back
+ * unchanged.
+ */
 export function osFailure(error: unknown, path: string, action: string): unknown {
   const code = osCode(error);
   if (code === undefined) return error;

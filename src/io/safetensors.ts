@@ -1,5 +1,5 @@
-// Reads .safetensors files: the header is checked in full before any tensor is touched, and tensors are read one
-// at a time from the file, so that a model of many gigabytes never lies in memory twice.
+// Reads .safetensors files: the header is checked in full before any tensor is touched, and tensors are read
+// one at a time from the file, so that a model of many gigabytes never lies in memory twice.
 
 import { closeSync, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
 import { basename } from 'node:path';
@@ -111,7 +111,10 @@ export class Safetensors implements Disposable {
     return this.convert(name, entry, into ?? new Float64Array(count(entry)));
   }
 
-  /** Values of an integer or boolean tensor as int32; a float tensor or a value that does not fit is a Failure. */
+  /**
+   * Values of an integer or boolean tensor as int32; a float tensor or a value that does not fit is a
+   * Failure.
+   */
   readInt32(name: string, into?: Int32Array): Int32Array {
     const entry = this.entry(name);
     return this.convert(name, entry, into ?? new Int32Array(count(entry)));

@@ -1,5 +1,5 @@
-// The header of a .safetensors file, read with suspicion: every length, type, shape and offset is checked against
-// the others and against the size of the file before anything is believed.
+// The header of a .safetensors file, read with suspicion: every length, type, shape and offset is checked
+// against the others and against the size of the file before anything is believed.
 
 import { DTYPE_BYTES, DTYPES, type Dtype, isDtype } from './dtype.ts';
 import { Failure } from './failure.ts';
@@ -90,7 +90,9 @@ function parseObject(text: string, refuse: Refuse): Record<string, Json> {
   return root;
 }
 
-/** The first key that stands twice in one object of `text`, which is valid JSON; JSON.parse keeps the last. */
+/**
+ * The first key that stands twice in one object of `text`, which is valid JSON; JSON.parse keeps the last.
+ */
 function duplicateKey(text: string): string | undefined {
   const open: (Set<string> | undefined)[] = [];
   let expectKey = false;

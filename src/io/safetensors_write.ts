@@ -12,8 +12,9 @@ export interface TensorToWrite {
   readonly dtype: Dtype;
   readonly shape: readonly number[];
   /**
-   * The values: bytes in the file's format (any typed array of that size); or float32 values, which are rounded on
-   * the way when dtype is BF16 or F16; or a function that yields such arrays in order, called when their turn comes.
+   * The values: bytes in the file's format (any typed array of that size); or float32 values, which are
+   * rounded on the way when dtype is BF16 or F16; or a function that yields such arrays in order, called when
+   * their turn comes.
    */
   readonly data: ArrayBufferView | (() => Iterable<ArrayBufferView>);
 }
@@ -21,11 +22,16 @@ export interface TensorToWrite {
 export interface WriteOptions {
   /** The file's `__metadata__`. */
   readonly metadata?: Readonly<Record<string, string>>;
-  /** 'given' (default) keeps the order, 'wide-first' puts 8-byte types first, then 4, 2, 1, as the reference does. */
+  /**
+   * 'given' (default) keeps the order, 'wide-first' puts 8-byte types first, then 4, 2, 1, as the reference
+   * does.
+   */
   readonly order?: 'given' | 'wide-first';
 }
 
-/** Writes `tensors` to `path`. A full disk or forbidden folder is a Failure and leaves nothing half-written. */
+/**
+ * Writes `tensors` to `path`. A full disk or forbidden folder is a Failure and leaves nothing half-written.
+ */
 export function writeSafetensors(
   path: string,
   tensors: readonly TensorToWrite[],
@@ -73,7 +79,8 @@ function encodeHeader(
     at += bytes;
   }
   // Written entry by entry because an object would move names that look like numbers to the front.
-  const text = `{${entries.map(([name, entry]) => `${JSON.stringify(name)}:${JSON.stringify(entry)}`).join(',')}}`;
+  const members = entries.map(([name, entry]) => `${JSON.stringify(name)}:${JSON.stringify(entry)}`);
+  const text = `{${members.join(',')}}`;
   const bytes = new TextEncoder().encode(text);
   const padded = new Uint8Array(Math.ceil(bytes.length / 8) * 8).fill(0x20);
   padded.set(bytes);

@@ -9,7 +9,8 @@ import type { Trace } from './trace.ts';
 /**
  * Appends to `trace` the gradient of `loss` with respect to everything that needs one.
  * `seed` is the gradient of the scalar objective with respect to `loss`, of the same shape.
- * Parameter gradients are added into space 'grad' at the parameter's own place; returns the gradients of inputs.
+ * Parameter gradients are added into space 'grad' at the parameter's own place; returns the gradients of
+ * inputs.
  */
 export function backward(trace: Trace, loss: Tensor, seed: Tensor): Map<Tensor, Tensor> {
   const walk = new Walk(trace);

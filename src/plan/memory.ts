@@ -1,4 +1,5 @@
-// The memory planner: lifetimes of arena storages to offsets, and a verifier that proves that nothing overlaps.
+// The memory planner: lifetimes of arena storages to offsets, and a verifier that proves that nothing
+// overlaps.
 import { Failure } from '../io/failure.ts';
 
 /** A buffer that lives from node `first` to node `last`, both included. */

@@ -56,7 +56,9 @@ export interface Op {
   readonly outputs: readonly string[];
   /** Shapes of the outputs. Throws (use `refuse`) where the inputs do not fit. */
   shape(inputs: readonly (Tensor | null)[], attrs: Attrs): OutputSpec[];
-  /** Fields of the kernel's argument struct: pointers, then integers, then reals. Checked against the source. */
+  /**
+   * Fields of the kernel's argument struct: pointers, then integers, then reals. Checked against the source.
+   */
   readonly fields: { readonly pointers: string; readonly ints?: string; readonly reals?: string };
   launch(node: Node): LaunchSpec;
   /** Appends the gradient ops, or says why there is no gradient. */

@@ -91,11 +91,13 @@ export function printPlan(plan: Plan): string {
     const place = (t: Tensor | null, k: number) => (t ? `${t.storage.name}${shapeText(t)}` : `${k}:none`);
     const out = node.outputs.map((t, k) => (node.accumulate[k] ? '+' : '') + place(t, k)).join(' ');
     const launch = launches[i]!;
-    return `${String(i).padStart(4)} ${out} = ${node.op.name}(${node.inputs.map(place).join(', ')}) x${launch.blocks}`;
+    const inputs = node.inputs.map(place).join(', ');
+    return `${String(i).padStart(4)} ${out} = ${node.op.name}(${inputs}) x${launch.blocks}`;
   });
   const spaces = Object.entries(spaceBytes).map(([space, bytes]) => `${space} ${bytes} B`);
+  const gflop = (plan.flops / 1e9).toFixed(3);
   return [
-    `plan ${plan.name}: ${plan.nodes.length} ops, ${(plan.flops / 1e9).toFixed(3)} GFLOP, ${spaces.join(', ')}`,
+    `plan ${plan.name}: ${plan.nodes.length} ops, ${gflop} GFLOP, ${spaces.join(', ')}`,
     `hash ${plan.hash}`,
     ...lines,
     '',

@@ -90,7 +90,10 @@ export function checkRecipe(recipe: Recipe, origin: Origin): void {
   }
 }
 
-/** What training needs beyond a model: at least one stage and one source. Throws a Failure that says how to add it. */
+/**
+ * What training needs beyond a model: at least one stage and one source. Throws a Failure that says how to
+ * add it.
+ */
 export function checkTrainable(recipe: Recipe, name: string): void {
   if (recipe.stage.length === 0) {
     throw new Failure({

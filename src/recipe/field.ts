@@ -99,7 +99,9 @@ function rangeWords({ min, max }: Field): string {
   return max !== undefined ? ` up to ${max}` : '';
 }
 
-/** Returns `value` if the field allows it, else throws a Failure that says what was expected and what came. */
+/**
+ * Returns `value` if the field allows it, else throws a Failure that says what was expected and what came.
+ */
 export function checkValue(row: Field, value: unknown, where: string): unknown {
   if (!fits(row, value)) throw misfit(row, describe(value), where);
   return value;
@@ -169,7 +171,9 @@ function fromText(row: Field, written: string): unknown {
   }
 }
 
-/** A decimal number as people write it (`-1`, `2.4e-4`); undefined for anything else, hexadecimal included. */
+/**
+ * A decimal number as people write it (`-1`, `2.4e-4`); undefined for anything else, hexadecimal included.
+ */
 export function readNumber(written: string): number | undefined {
   return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(written) ? Number(written) : undefined;
 }

@@ -1,5 +1,6 @@
-// The sources of recipe values (preset, file, environment, flags) as flat lists of dotted keys with their origin.
-// Every unknown key and every bad value ends here, as a Failure that names the key, where it stands and what is near.
+// The sources of recipe values (preset, file, environment, flags) as flat lists of dotted keys with their
+// origin. Every unknown key and every bad value ends here, as a Failure that names the key, where it stands
+// and what is near.
 
 import { EXIT, Failure } from '../io/failure.ts';
 import { checkValue, readValue } from './field.ts';

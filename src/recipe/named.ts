@@ -10,7 +10,10 @@ import { nearest } from './nearest.ts';
 /** Embedded recipes by name, as TOML. */
 export const NAMED: Readonly<Record<string, string>> = { quickstart, emoji, tiny };
 
-/** The recipe of that name, else the file of that name; throws a Failure with the nearest name when there is neither. */
+/**
+ * The recipe of that name, else the file of that name; throws a Failure with the nearest name when there is
+ * neither.
+ */
 export function findRecipe(nameOrFile: string): { name: string; text: string } {
   if (Object.hasOwn(NAMED, nameOrFile)) return { name: `${nameOrFile}.toml`, text: NAMED[nameOrFile]! };
   if (!existsSync(nameOrFile)) {

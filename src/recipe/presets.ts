@@ -1,4 +1,5 @@
-// The preset table: named models. A preset is the lowest layer of a recipe, right above the schema's defaults.
+// The preset table: named models. A preset is the lowest layer of a recipe, right above the schema's
+// defaults.
 
 import type { RecipeInput } from './schema.ts';
 

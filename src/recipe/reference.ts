@@ -13,12 +13,14 @@ export function recipeReference(): string {
   return [
     '# Recipe keys',
     [
-      'A recipe is a TOML file (YAML and JSONC are read, too). A value comes from the first of these that gives it:',
+      'A recipe is a TOML file (YAML and JSONC are read, too). ' +
+        'A value comes from the first of these that gives it:',
       '`--set table.key=value`, the environment',
       `(\`${envName('optimizer.lr')}\`), the file, the preset in \`model.preset\`, the default.`,
       'A list is addressed by its entry: `--set stage.0.steps=500`.',
     ].join('\n'),
-    `Presets: ${codeList(Object.keys(presetRows))}. Recipes inside the program: ${codeList(Object.keys(NAMED))}.`,
+    `Presets: ${codeList(Object.keys(presetRows))}. ` +
+      `Recipes inside the program: ${codeList(Object.keys(NAMED))}.`,
     ...once,
     ...many,
   ]

@@ -1,5 +1,5 @@
-// From layers to one recipe: flag > environment > file > preset > default; then the checks that need several keys,
-// and the way back to TOML.
+// From layers to one recipe: flag > environment > file > preset > default; then the checks that need several
+// keys, and the way back to TOML.
 
 import { EXIT, Failure } from '../io/failure.ts';
 import { envLayer, type Given, type Layer, parseRecipe, presetLayer, setLayer, treeLayer } from './layers.ts';

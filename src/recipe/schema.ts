@@ -1,6 +1,6 @@
-// Every recipe key: kind, default, unit, range, meaning. Validation, help, docs and types come from these tables.
-// Names in `model` are the reference constructor's (SonyResearch/micro_diffusion, models/dit.py), so that a
-// config of either program reads the same; `masking` and `preset` are ours.
+// Every recipe key: kind, default, unit, range, meaning. Validation, help, docs and types come from these
+// tables. Names in `model` are the reference constructor's (SonyResearch/micro_diffusion, models/dit.py), so
+// that a config of either program reads the same; `masking` and `preset` are ours.
 
 import { bool, choice, type Field, int, interval, LARGEST, real, reals, text, texts } from './field.ts';
 

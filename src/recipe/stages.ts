@@ -36,7 +36,9 @@ export function totalSteps(recipe: Recipe): number {
   return recipe.stage.reduce((sum, stage) => sum + stage.steps, 0);
 }
 
-/** The stages with `total` steps in all, shared out in the old proportions; stages left with none drop out. */
+/**
+ * The stages with `total` steps in all, shared out in the old proportions; stages left with none drop out.
+ */
 export function withTotalSteps(recipe: Recipe, total: number): Recipe {
   const before = totalSteps(recipe);
   let old = 0;

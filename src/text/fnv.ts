@@ -2,7 +2,9 @@
 
 const encoder = new TextEncoder();
 
-/** Hash of the UTF-8 bytes of `text`, 0..2^32-1. Another `seed` gives an unrelated hash; 0 is plain FNV-1a. */
+/**
+ * Hash of the UTF-8 bytes of `text`, 0..2^32-1. Another `seed` gives an unrelated hash; 0 is plain FNV-1a.
+ */
 export function fnv1a(text: string, seed = 0): number {
   let hash = (0x811c9dc5 ^ seed) >>> 0;
   for (const byte of encoder.encode(text)) hash = Math.imul(hash ^ byte, 0x01000193);

@@ -184,7 +184,8 @@ describe('duties', () => {
   });
 
   test('only the command line prints or exits', () => {
-    const others = sources.filter((file) => /^(src|ffi)\//.test(file) && !file.startsWith('src/cli/'));
+    const programs = ['src/data/emoji/pack.ts']; // a step of the build, run by make
+    const others = sources.filter((file) => /^(src(?!\/cli)|ffi)\//.test(file) && !programs.includes(file));
     const speaks = /\bconsole\.\w+\(|\bprocess\.exit(Code)?\b|\bprocess\.std(out|err)\.write\(/;
     expect(lineMatches(others, speaks)).toEqual([]);
   });

@@ -1,4 +1,5 @@
-// Files and folders that are there or not: kills at random moments, full disks, folders that cannot be written.
+// Files and folders that are there or not: kills at random moments, full disks, folders that cannot be
+// written.
 
 import { afterAll, beforeEach, describe, expect, test } from 'bun:test';
 import {

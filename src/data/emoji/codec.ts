@@ -1,7 +1,7 @@
 // Picture coder of the emoji pack: lossless or near-lossless, readable without any image library.
-// A pixel is predicted from its neighbours (median edge detector of JPEG-LS, T.87 A.4.1), red and blue also from
-// green; the error is coded by static range coding (rANS, Duda 2013) with one table for each context. Pixels in
-// evenly coloured surroundings cost one flag. Parts: contexts, tables, encoder, decoder.
+// A pixel is predicted from its neighbours (median edge detector of JPEG-LS, T.87 A.4.1), red and blue also
+// from green; the error is coded by static range coding (rANS, Duda 2013) with one table for each context.
+// Pixels in evenly coloured surroundings cost one flag. Parts: contexts, tables, encoder, decoder.
 import { Failure } from '../../io/failure.ts';
 
 const BITS = 12; // frequencies of a table add up to 2^12
@@ -136,7 +136,10 @@ function closeColour(source: Uint8Array, at: number, rgb: Uint8Array, like: numb
   return true;
 }
 
-/** Tables of one group of pictures: how often each symbol is expected in each context, [CONTEXTS, 256], sum 4096. */
+/**
+ * Tables of one group of pictures: how often each symbol is expected in each context, [CONTEXTS, 256], sum
+ * 4096.
+ */
 export class Tables {
   readonly start = new Uint16Array(CONTEXTS * (SYMBOLS + 1));
   readonly symbolOf = new Uint8Array(CONTEXTS * TOTAL);
@@ -182,7 +185,9 @@ export class Tables {
   }
 }
 
-/** Adds the symbols of `source` [size, size, 3] to counts [CONTEXTS, 256] and returns what a decoder will see. */
+/**
+ * Adds the symbols of `source` [size, size, 3] to counts [CONTEXTS, 256] and returns what a decoder will see.
+ */
 export function countPicture(
   source: Uint8Array,
   size: number,

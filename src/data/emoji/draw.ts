@@ -6,8 +6,9 @@ export const SIZE = 64;
 /**
  * Decodes `image` and returns RGB bytes [64, 64, 3].
  * The picture is drawn over white at its own size, where source-over is exact and the result opaque (reading
- * transparent pixels back from a canvas would lose colour to premultiplied alpha), then reduced by the mean of
- * each k x k square. A picture that is no square multiple of 64 is set in the middle of the next larger one.
+ * transparent pixels back from a canvas would lose colour to premultiplied alpha), then reduced by the mean
+ * of each k x k square. A picture that is no square multiple of 64 is set in the middle of the next larger
+ * one.
  */
 export async function drawOnWhite(image: Uint8Array): Promise<Uint8Array> {
   const picture = await loadImage(image);

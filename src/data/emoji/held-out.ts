@@ -4,9 +4,9 @@ import { fnv1a } from '../../text/fnv.ts';
 export const HELD_OUT_SHARE = 0.05;
 
 /**
- * One flag a pair. Names that come in at least two styles are ordered by the hash of the name; the first of them
- * lose one style each, chosen by a second hash, until 5 % of all pairs are held out. So every name that is held
- * out in one style is trained in another.
+ * One flag a pair. Names that come in at least two styles are ordered by the hash of the name; the first of
+ * them lose one style each, chosen by a second hash, until 5 % of all pairs are held out. So every name that
+ * is held out in one style is trained in another.
  */
 export function holdOut(pairs: readonly { readonly name: string; readonly style: string }[]): boolean[] {
   const places = new Map<string, number[]>();

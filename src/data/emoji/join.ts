@@ -121,7 +121,8 @@ function chooseKeywords(name: string, list: readonly string[]): string[] {
 function svg(set: IconSet, icon: string): Uint8Array {
   const body = (set.icons[icon] ?? set.icons[set.aliases?.[icon]?.parent ?? ''])?.body;
   if (body === undefined) throw new Failure({ what: `fluent flat icon ${icon}`, why: 'not in the icon set' });
-  const text = `<svg xmlns="http://www.w3.org/2000/svg" width="256" height="256" viewBox="0 0 32 32">${body}</svg>`;
+  const size = 'width="256" height="256" viewBox="0 0 32 32"';
+  const text = `<svg xmlns="http://www.w3.org/2000/svg" ${size}>${body}</svg>`;
   return new TextEncoder().encode(text);
 }
 

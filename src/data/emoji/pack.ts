@@ -1,5 +1,6 @@
-// Build step: `bun run src/data/emoji/pack.ts OUT [--pin]` makes the emoji pack from the npm packages and checks it
-// against pinned.json. --pin writes pinned.json instead (after a deliberate change of packages or of the coder).
+// Build step: `bun run src/data/emoji/pack.ts OUT [--pin]` makes the emoji pack from the npm packages and
+// checks it against pinned.json. --pin writes pinned.json instead (after a deliberate change of packages or
+// of the coder).
 import { mkdirSync, renameSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Failure } from '../../io/failure.ts';
@@ -12,7 +13,10 @@ import { openEmoji, packEmoji } from './set.ts';
 const MODULES = join(import.meta.dir, '../../../node_modules');
 const LIMIT = 10e6; // bytes that the executable may spend on the pack
 
-/** Largest error of a channel value by style: all lossless would take 12 MB, so the two shaded styles may be off by 1. */
+/**
+ * Largest error of a channel value by style: all lossless would take 12 MB, so the two shaded styles may be
+ * off by 1.
+ */
 const NEAR = { noto: 1, 'fluent flat': 0, 'fluent 3d': 1 };
 
 interface Pin {
@@ -55,8 +59,8 @@ async function build(out: string, pin: boolean): Promise<void> {
 }
 
 /**
- * Refuses other sources than the pinned ones. Pictures may differ in the last bit where another processor makes
- * the drawing library round otherwise: that is said, and the pack carries the hash of its own pictures.
+ * Refuses other sources than the pinned ones. Pictures may differ in the last bit where another processor
+ * makes the drawing library round otherwise: that is said, and the pack carries the hash of its own pictures.
  */
 function check(made: Pin, want: Pin): void {
   for (const key of ['versions', 'pairs', 'sources'] as const) {

@@ -1,5 +1,5 @@
-// Child of io-atomic.test.ts: writes the folder RUN/checkpoint over and over, each time with two files that hold the
-// same number, and RUN/latest; it is killed at some moment.
+// Child of io-atomic.test.ts: writes the folder RUN/checkpoint over and over, each time with two files that
+// hold the same number, and RUN/latest; it is killed at some moment.
 
 import { join } from 'node:path';
 import { writeFolderAtomically, writeLatest, writeWholeFile } from '../../../src/io/atomic.ts';

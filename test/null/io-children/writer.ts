@@ -1,5 +1,5 @@
-// Child of io-lines.test.ts: writes COUNT numbered lines to standard output, non-blocking if asked, and tells on
-// standard error how it ended.
+// Child of io-lines.test.ts: writes COUNT numbered lines to standard output, non-blocking if asked, and tells
+// on standard error how it ended.
 
 import { constants, openSync } from 'node:fs';
 import { Writer } from '../../../src/io/lines.ts';

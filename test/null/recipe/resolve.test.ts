@@ -1,4 +1,5 @@
-// Recipes: precedence, --set of each kind, formats, misspelt keys, wrong types, checks over several keys, the way back.
+// Recipes: precedence, --set of each kind, formats, misspelt keys, wrong types, checks over several keys, the
+// way back.
 
 import { describe, expect, test } from 'bun:test';
 import { Failure } from '../../../src/io/failure.ts';
@@ -44,7 +45,7 @@ describe('precedence', () => {
     expect([recipe.model.dim, recipe.model.patch_mixer_dim]).toEqual([64, 24]);
   });
 
-  test('a list of a higher layer replaces the whole list; an index changes one entry or adds the next', () => {
+  test('a list of a higher layer replaces the whole list; an index changes an entry or adds the next', () => {
     const stages = '[[stage]]\nsteps = 10\nmask_ratio = 0.5\n[[stage]]\nsteps = 5';
     const recipe = resolve({ ...file(stages), sets: ['stage.0.steps=7', 'stage[2].steps=3'] });
     expect(recipe.stage.map((s) => [s.steps, s.mask_ratio])).toEqual([
@@ -113,7 +114,8 @@ describe('formats', () => {
     const toml =
       '[model]\npreset="nano"\n[optimizer]\nlr=1e-3\n[[stage]]\nsteps=3\n[[data.source]]\nname="shapes"';
     const yaml =
-      'model: {preset: nano}\noptimizer:\n  lr: 1e-3\nstage:\n- steps: 3\ndata:\n  source:\n  - name: shapes\n';
+      'model: {preset: nano}\noptimizer:\n  lr: 1e-3\nstage:\n- steps: 3\n' +
+      'data:\n  source:\n  - name: shapes\n';
     const json =
       '{"model": {"preset": "nano"}, /* c */ "optimizer": {"lr": 0.001}, "stage": [{"steps": 3},],' +
       '"data": {"source": [{"name": "shapes"}]}}';
@@ -246,7 +248,8 @@ describe('tables', () => {
 describe('stages', () => {
   const recipe = resolve(
     file(
-      '[[stage]]\nsteps = 70\nmask_ratio = 0.5\nlr = 1e-5\n[[stage]]\nsteps = 30\nP_mean = 0.0\nbatch_size = 8',
+      '[[stage]]\nsteps = 70\nmask_ratio = 0.5\nlr = 1e-5\n' +
+        '[[stage]]\nsteps = 30\nP_mean = 0.0\nbatch_size = 8',
     ),
   );
 
