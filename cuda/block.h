@@ -1,0 +1,184 @@
+// The vocabulary in which every kernel is written once for three compilations:
+//   g++                    act = real = float    the CPU product; a block is one lane and `omp simd` loops
+//   g++ -DREAL_IS_DOUBLE   act = real = double   the same bodies for finite differences in tests
+//   nvcc                   act = bf16, real = float; a block is blockDim.x threads
+// Parts: element types and load/store; block index, loops and sums; scratch; BODY and KERNEL.
+//
+// A kernel is a struct of 8-byte slots (pointers, then long, then double) with a BODY for one block:
+//
+//   struct add_row {
+//     const act *x; act *y; long C; double by;
+//     BODY(long row) {
+//       EACH(c, C) store(y[row * C + c], load(x[row * C + c]) + real(by));
+//     }
+//   };
+//   KERNEL(add_row)
+//
+// Rules: a body is right at every block size, 1 included; loops stride by EACH; block_sum and block_max are
+// called by all threads of a block; after writing scratch or memory that other threads of the block read,
+// call block_sync(). A .cu file includes only this header, math.h and headers of this folder: on the CPU the
+// whole file is compiled inside an unnamed namespace (kernel_unit.h), once for x86-64-v3 and once for v4.
+#pragma once
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __CUDACC__
+#define MD_CUDA 1
+#define FN static __device__ __forceinline__
+#define MEMBER __device__ __forceinline__
+#else
+#define MD_CUDA 0
+#define FN [[maybe_unused]] static inline __attribute__((always_inline))
+#define MEMBER inline __attribute__((always_inline))
+#endif
+#define MD_PRAGMA(...) _Pragma(#__VA_ARGS__)
+
+// ---- element types -------------------------------------------------------------------------------------
+
+typedef int32_t i32;
+
+// bfloat16 in memory. Rounding to nearest even; the CPU form has no branch, so it vectorises.
+struct bf16 {
+  uint16_t bits;
+};
+
+FN uint32_t bits_of(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  return bits;
+}
+FN float float_of(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+FN bf16 bf16_of(float value) {
+#if MD_CUDA
+  bf16 result;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+  return result;
+#else
+  // A NaN keeps its upper half with the quiet bit set, else adding the rounding term could make it infinite.
+  uint32_t bits = bits_of(value);
+  uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  uint32_t quiet = (bits >> 16) | 0x40u;
+  uint32_t nan = (bits & 0x7fffffffu) > 0x7f800000u ? 0xffffffffu : 0u;
+  return bf16{uint16_t((rounded & ~nan) | (quiet & nan))};
+#endif
+}
+
+#ifdef REAL_IS_DOUBLE
+typedef double act;
+typedef double real;
+#elif MD_CUDA
+typedef bf16 act;
+typedef float real;
+#else
+typedef float act;
+typedef float real;
+#endif
+
+FN real load(float value) { return real(value); }
+FN real load(double value) { return real(value); }
+FN real load(bf16 value) { return real(float_of(uint32_t(value.bits) << 16)); }
+FN void store(float &to, real value) { to = float(value); }
+FN void store(double &to, real value) { to = double(value); }
+FN void store(bf16 &to, real value) { to = bf16_of(float(value)); }
+
+// ---- block, loops, sums --------------------------------------------------------------------------------
+
+#if MD_CUDA
+
+#define TID ((long)threadIdx.x)
+#define LANES ((long)blockDim.x)
+#define EACH(i, n) for (long i = TID, i##_end = (n); i < i##_end; i += LANES)
+#define EACH_SUM(i, n, ...) EACH(i, n)
+#define EACH_MAX(i, n, ...) EACH(i, n)
+
+FN void block_sync() { __syncthreads(); }
+
+// Combines one value a thread, any block size; the order is fixed, so repeats are equal to the bit.
+template <class Op> FN real block_fold(real value, Op op) {
+  __shared__ real partial[32];
+  long lanes = LANES;
+  if (lanes == 1) return value;
+  long warp = TID >> 5, lane = TID & 31, warps = (lanes + 31) >> 5;
+  long width = lanes - warp * 32 < 32 ? lanes - warp * 32 : 32;
+  unsigned mask = width == 32 ? 0xffffffffu : (1u << width) - 1u;
+  for (int step = 16; step > 0; step >>= 1) {
+    real other = __shfl_down_sync(mask, value, step);
+    if (lane + step < width) value = op(value, other);
+  }
+  __syncthreads();
+  if (lane == 0) partial[warp] = value;
+  __syncthreads();
+  real all = partial[0];
+  for (long w = 1; w < warps; ++w) all = op(all, partial[w]);
+  return all;
+}
+struct fold_sum {
+  MEMBER real operator()(real a, real b) const { return a + b; }
+};
+struct fold_max {
+  MEMBER real operator()(real a, real b) const { return a < b ? b : a; }
+};
+FN real block_sum(real value) { return block_fold(value, fold_sum()); }
+FN real block_max(real value) { return block_fold(value, fold_max()); }
+
+#else
+
+#define TID 0L
+#define LANES 1L
+// EACH asserts that iterations are independent; EACH_SUM and EACH_MAX name the local sums they change:
+//   real s = 0; EACH_SUM(c, C, s) s += load(x[c]); s = block_sum(s);
+#define EACH(i, n) MD_PRAGMA(omp simd) for (long i = 0; i < (n); ++i)
+#define EACH_SUM(i, n, ...) MD_PRAGMA(omp simd reduction(+ : __VA_ARGS__)) for (long i = 0; i < (n); ++i)
+#define EACH_MAX(i, n, ...) MD_PRAGMA(omp simd reduction(max : __VA_ARGS__)) for (long i = 0; i < (n); ++i)
+
+FN void block_sync() {}
+FN real block_sum(real value) { return value; }
+FN real block_max(real value) { return value; }
+
+#endif
+
+// ---- BODY, scratch and KERNEL --------------------------------------------------------------------------
+
+// scratch(T): the block's scratch memory as T*, 64-byte aligned, `scratch_bytes` of the command long; its
+// content is undefined when a block begins.
+#if MD_CUDA
+
+#define BODY(index) __device__ __forceinline__ void body(index) const
+extern __shared__ char md_scratch[];
+#define scratch(T) ((T *)md_scratch)
+#define KERNEL(name)                                                                                       \
+  extern "C" __global__ void name(const struct name arguments) { arguments.body((long)blockIdx.x); }
+
+#else
+
+// As large as its alignment, so that entries of one section lie without gaps.
+struct alignas(32) md_entry {
+  const char *name;
+  void (*run)(const void *slots, long first, long last, char *scratch);
+  long slots;
+};
+
+#define BODY(index) inline __attribute__((always_inline)) void body(index, [[maybe_unused]] char *md_scratch) const
+#define scratch(T) ((T *)md_scratch)
+#ifdef MD_ISA_V4
+#define MD_TABLE "md_kernels_v4"
+#else
+#define MD_TABLE "md_kernels_v3"
+#endif
+// The slots are copied to a local struct, so the compiler knows that stores through pointers leave them alone.
+#define KERNEL(name)                                                                                       \
+  static void name##_run(const void *slots, long first, long last, char *scratch_bytes) {                  \
+    struct name arguments;                                                                                 \
+    memcpy((void *)&arguments, slots, sizeof arguments);                                                   \
+    for (long block = first; block < last; ++block) arguments.body(block, scratch_bytes);                  \
+  }                                                                                                        \
+  static_assert(sizeof(struct name) % 8 == 0, "a kernel's fields are 8-byte slots");                       \
+  __attribute__((used, retain, section(MD_TABLE))) static const md_entry name##_entry = {                  \
+      #name, name##_run, long(sizeof(struct name) / 8)};
+
+#endif

@@ -1,0 +1,82 @@
+# Builds the native library and the GPU kernels; included by the Makefile, or used alone: make -f cuda/build.mk.
+# New cuda/*.cu and cuda/*.cpp files are picked up by name. Compiles with -j2 by itself when make has no -j.
+
+# The C driver links, so that libstdc++ cannot slip in.
+CXX ?= g++
+CC ?= cc
+NVCC ?= $(shell command -v nvcc 2>/dev/null)
+OPENBLAS_DIR ?= /usr/lib/x86_64-linux-gnu/openblas-serial
+OPENBLAS_INCLUDE ?= /usr/include/x86_64-linux-gnu/openblas-serial
+
+NATIVE_KERNELS := $(sort $(wildcard cuda/*.cu))
+NATIVE_SOURCES := $(sort $(wildcard cuda/*.cpp))
+NATIVE_OBJECTS := build/native
+
+# No -ffast-math: sums keep their order, NaN and infinity their meaning. Without errno and traps g++ may vectorise
+# sqrt, comparisons and selects.
+CXX_ALL := -std=c++17 -O3 -fPIC -fvisibility=hidden -fno-exceptions -fno-rtti -fno-threadsafe-statics \
+	-ffunction-sections -fdata-sections -fno-math-errno -fno-trapping-math -fopenmp-simd \
+	-Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-function
+# Random numbers must have equal bits on every compiler: these files are built without contraction to fma.
+EXACT := random rng philox
+contract = $(if $(filter $(EXACT),$(1)),off,fast)
+
+ISA_v3 := -march=x86-64-v3
+ISA_v4 := -march=x86-64-v4 -mprefer-vector-width=512 -DMD_ISA_V4
+
+LINK_NATIVE := -shared -static-libgcc -Wl,--gc-sections -Wl,--exclude-libs,ALL -Wl,-z,defs \
+	-Wl,-z,noexecstack -Wl,-z,relro -Wl,--build-id=none -s
+
+V3 := $(patsubst cuda/%.cu,$(NATIVE_OBJECTS)/%.v3.o,$(NATIVE_KERNELS))
+V4 := $(patsubst cuda/%.cu,$(NATIVE_OBJECTS)/%.v4.o,$(NATIVE_KERNELS))
+F64 := $(patsubst cuda/%.cu,$(NATIVE_OBJECTS)/%.f64.o,$(NATIVE_KERNELS))
+PLAIN := $(patsubst cuda/%.cpp,$(NATIVE_OBJECTS)/%.o,$(NATIVE_SOURCES))
+PLAIN_F64 := $(patsubst cuda/%.cpp,$(NATIVE_OBJECTS)/%.plain64.o,$(NATIVE_SOURCES))
+
+.PHONY: native
+native: build/libmicrodiff.so build/libmicrodiff_f64.so
+
+$(NATIVE_OBJECTS)/%.v3.o: cuda/%.cu cuda/build.mk | $(NATIVE_OBJECTS)
+	$(CXX) $(CXX_ALL) -ffp-contract=$(call contract,$*) $(ISA_v3) -MMD -MP -MT $@ -MF $@.d \
+		-DKERNEL_SOURCE='"$*.cu"' -x c++ -c cuda/kernel_unit.h -o $@
+
+$(NATIVE_OBJECTS)/%.v4.o: cuda/%.cu cuda/build.mk | $(NATIVE_OBJECTS)
+	$(CXX) $(CXX_ALL) -ffp-contract=$(call contract,$*) $(ISA_v4) -MMD -MP -MT $@ -MF $@.d \
+		-DKERNEL_SOURCE='"$*.cu"' -x c++ -c cuda/kernel_unit.h -o $@
+
+$(NATIVE_OBJECTS)/%.f64.o: cuda/%.cu cuda/build.mk | $(NATIVE_OBJECTS)
+	$(CXX) $(CXX_ALL) -ffp-contract=$(call contract,$*) $(ISA_v3) -DREAL_IS_DOUBLE -MMD -MP -MT $@ -MF $@.d \
+		-DKERNEL_SOURCE='"$*.cu"' -x c++ -c cuda/kernel_unit.h -o $@
+
+$(NATIVE_OBJECTS)/%.o: cuda/%.cpp cuda/build.mk | $(NATIVE_OBJECTS)
+	$(CXX) $(CXX_ALL) -DMD_WITH_V4 -I$(OPENBLAS_INCLUDE) -MMD -MP -MT $@ -MF $@.d -c $< -o $@
+
+$(NATIVE_OBJECTS)/%.plain64.o: cuda/%.cpp cuda/build.mk | $(NATIVE_OBJECTS)
+	$(CXX) $(CXX_ALL) -DREAL_IS_DOUBLE -I$(OPENBLAS_INCLUDE) -MMD -MP -MT $@ -MF $@.d -c $< -o $@
+
+build/libmicrodiff.so: $(PLAIN) $(V3) $(V4) cuda/check-glibc.sh
+	$(CC) $(LINK_NATIVE) $(PLAIN) $(V3) $(V4) -L$(OPENBLAS_DIR) -l:libopenblas.a -lm -o $@.new
+	sh cuda/check-glibc.sh $@.new
+	mv $@.new $@
+
+build/libmicrodiff_f64.so: $(PLAIN_F64) $(F64)
+	$(CC) $(LINK_NATIVE) $(PLAIN_F64) $(F64) -L$(OPENBLAS_DIR) -l:libopenblas.a -lm -o $@
+
+$(NATIVE_OBJECTS):
+	mkdir -p $@
+
+# ---- GPU kernels: one fatbin a file, held together in one archive of sections by fatbinary's own format -------
+
+NVCC_ALL := -std=c++17 -O3 --expt-relaxed-constexpr -Xcudafe --diag_suppress=177
+CUDA_TARGETS := -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 \
+	-gencode arch=compute_100,code=sm_100 -gencode arch=compute_120,code=[sm_120,compute_120]
+
+build/microdiff.fatbin: $(NATIVE_KERNELS) $(wildcard cuda/*.h) cuda/build.mk | $(NATIVE_OBJECTS)
+ifeq ($(NVCC),)
+	@echo "nvcc was not found: $@ is not built" >&2; false
+else
+	( for f in $(NATIVE_KERNELS); do echo "#include \"$(CURDIR)/$$f\""; done ) > $(NATIVE_OBJECTS)/all.cu
+	$(NVCC) $(NVCC_ALL) -fmad=true $(CUDA_TARGETS) -fatbin $(NATIVE_OBJECTS)/all.cu -o $@
+endif
+
+-include $(wildcard $(NATIVE_OBJECTS)/*.d)

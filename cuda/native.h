@@ -1,0 +1,99 @@
+// The CPU side of the native library: what its .cpp files share, and the C interface that ffi/native.ts binds.
+#pragma once
+#include <stdint.h>
+
+#ifdef REAL_IS_DOUBLE
+typedef double act;
+typedef double real;
+#else
+typedef float act;
+typedef float real;
+#endif
+
+// ---- kernels -------------------------------------------------------------------------------------------
+
+// As in block.h: `run` does blocks [first, last) of a command whose argument struct lies at `slots`.
+struct alignas(32) md_entry {
+  const char *name;
+  void (*run)(const void *slots, long first, long last, char *scratch);
+  long slots;
+};
+
+// A kernel that chooses its own number of blocks and scratch bytes, whatever the command says (gemm).
+struct md_grid {
+  long blocks, scratch_bytes;
+};
+
+// One command of a plan: this header, then `slots` 8-byte slots.
+struct md_command {
+  uint32_t kernel, slots;
+  uint64_t blocks, scratch_bytes;
+};
+
+extern const md_entry gemm_entry;
+md_grid gemm_grid(const void *slots, int threads);
+// Readies the BLAS library; called once, before its first use.
+void gemm_init();
+
+// Finds kernels by index; entry 0 is gemm. Null when there is none.
+const md_entry *kernel_at(long index);
+
+// ---- pool ----------------------------------------------------------------------------------------------
+
+// Starts threads - 1 workers; 0 or an errno value.
+int pool_start(int threads);
+int pool_threads();
+// Gives every thread at least `bytes` of 64-byte aligned scratch; false when memory is short.
+bool pool_scratch(uint64_t bytes);
+// Runs blocks [0, blocks) on all threads and returns when all are done. Which thread runs a block is left to
+// chance; what a block computes is not, so results do not depend on the number of threads.
+void pool_run(const md_entry *entry, const void *slots, long blocks);
+
+// Keeps what went wrong last for md_error.
+void set_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+// ---- C interface ---------------------------------------------------------------------------------------
+
+#define MD_API extern "C" __attribute__((visibility("default")))
+
+enum md_status {
+  MD_OK = 0,
+  MD_NO_ISA = 1,       // the processor lacks x86-64-v3 (AVX2, FMA)
+  MD_NO_THREADS = 2,   // a thread could not be started
+  MD_BAD_COMMAND = 3,  // a packed command is malformed; nothing after it has run
+  MD_NO_MEMORY = 4,
+  MD_NOT_READY = 5,  // md_init has not succeeded
+};
+
+// threads = 0: as many as this process may run on. A second call with the same number changes nothing; another
+// number is refused.
+MD_API int md_init(int threads);
+MD_API int md_threads();
+// 3 or 4: which kernel objects run (x86-64-v3, x86-64-v4).
+MD_API int md_isa();
+// Bytes of `act`: 4, or 8 in the test build.
+MD_API int md_act_bytes();
+// Writes a space-separated list of what the processor has; returns its length without the closing zero.
+MD_API long md_cpu_features(char *out, long n);
+// The name by which the BLAS library calls its kernels for this processor.
+MD_API long md_blas_core(char *out, long n);
+// What went wrong in the last call that failed.
+MD_API long md_error(char *out, long n);
+
+// Index of a kernel by name, -1 if there is none; its name and number of slots by index (0: no such kernel).
+MD_API long md_kernel(const char *name);
+MD_API long md_kernel_name(long index, char *out, long n);
+MD_API long md_kernel_slots(long index);
+
+// Runs packed commands one after the other, each finished before the next begins.
+MD_API int md_replay(const void *commands, long bytes);
+MD_API int md_replay_timed(const void *commands, long bytes, double *ns_per_command);
+
+// Zeroed memory: 64-byte aligned, from 2 MiB on in 2 MiB pages where the system grants them; null if refused.
+MD_API void *md_alloc(long bytes);
+MD_API void md_free(void *memory, long bytes);
+MD_API void md_copy(void *to, const void *from, long bytes);
+MD_API void md_fill(void *to, int byte, long bytes);
+
+// Opens a library and closes it again; writes the loader's own words when that fails (length 0: it opened).
+MD_API long md_dlopen_reason(const char *path, char *out, long n);
