@@ -65,18 +65,28 @@ build/libmicrodiff_f64.so: $(PLAIN_F64) $(F64)
 $(NATIVE_OBJECTS):
 	mkdir -p $@
 
-# ---- GPU kernels: one fatbin a file, held together in one archive of sections by fatbinary's own format -------
+# ---- GPU kernels -----------------------------------------------------------------------------------------------
+# Each .cu lies in a namespace of its own, as on the CPU; kernels are extern "C". Files of EXACT go to a second
+# fatbin, because contraction is chosen for a whole compilation.
 
 NVCC_ALL := -std=c++17 -O3 --expt-relaxed-constexpr -Xcudafe --diag_suppress=177
 CUDA_TARGETS := -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 \
 	-gencode arch=compute_100,code=sm_100 -gencode arch=compute_120,code=[sm_120,compute_120]
+EXACT_KERNELS := $(filter $(EXACT:%=cuda/%.cu),$(NATIVE_KERNELS))
 
-build/microdiff.fatbin: $(NATIVE_KERNELS) $(wildcard cuda/*.h) cuda/build.mk | $(NATIVE_OBJECTS)
-ifeq ($(NVCC),)
-	@echo "nvcc was not found: $@ is not built" >&2; false
-else
-	( for f in $(NATIVE_KERNELS); do echo "#include \"$(CURDIR)/$$f\""; done ) > $(NATIVE_OBJECTS)/all.cu
-	$(NVCC) $(NVCC_ALL) -fmad=true $(CUDA_TARGETS) -fatbin $(NATIVE_OBJECTS)/all.cu -o $@
-endif
+.PHONY: fatbin
+fatbin: build/microdiff.fatbin build/microdiff_exact.fatbin
+
+build/microdiff.fatbin: CUDA_SOURCES = $(filter-out $(EXACT_KERNELS),$(NATIVE_KERNELS))
+build/microdiff.fatbin: FMAD = true
+build/microdiff_exact.fatbin: CUDA_SOURCES = $(EXACT_KERNELS)
+build/microdiff_exact.fatbin: FMAD = false
+
+build/microdiff.fatbin build/microdiff_exact.fatbin: $(NATIVE_KERNELS) $(wildcard cuda/*.h) cuda/build.mk | $(NATIVE_OBJECTS)
+	@test -n "$(NVCC)" || { echo "nvcc was not found: $@ cannot be built" >&2; exit 1; }
+	{ echo '#include "$(CURDIR)/cuda/block.h"'; echo '#include "$(CURDIR)/cuda/math.h"'; \
+	  for f in $(CUDA_SOURCES); do echo "namespace $$(basename $$f .cu)_cu {"; \
+	    echo "#include \"$(CURDIR)/$$f\""; echo '}'; done; } > $(NATIVE_OBJECTS)/$(basename $(notdir $@)).cu
+	$(NVCC) $(NVCC_ALL) -fmad=$(FMAD) $(CUDA_TARGETS) -fatbin $(NATIVE_OBJECTS)/$(basename $(notdir $@)).cu -o $@
 
 -include $(wildcard $(NATIVE_OBJECTS)/*.d)
