@@ -163,14 +163,15 @@ struct alignas(32) md_entry {
   long slots;
 };
 
-#define BODY(index) inline __attribute__((always_inline)) void body(index, [[maybe_unused]] char *md_scratch) const
+#define BODY(index) MEMBER void body(index, [[maybe_unused]] char *md_scratch) const
 #define scratch(T) ((T *)md_scratch)
 #ifdef MD_ISA_V4
 #define MD_TABLE "md_kernels_v4"
 #else
 #define MD_TABLE "md_kernels_v3"
 #endif
-// The slots are copied to a local struct, so the compiler knows that stores through pointers leave them alone.
+// The slots are copied to a local struct, so the compiler knows that stores through pointers leave them
+// alone.
 #define KERNEL(name)                                                                                       \
   static void name##_run(const void *slots, long first, long last, char *scratch_bytes) {                  \
     struct name arguments;                                                                                 \

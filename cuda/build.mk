@@ -1,5 +1,10 @@
-# Builds the native library and the GPU kernels; included by the Makefile, or used alone: make -f cuda/build.mk.
-# New cuda/*.cu and cuda/*.cpp files are picked up by name. Compiles with -j2 by itself when make has no -j.
+# Builds the native library and the GPU kernels; included by the Makefile, or used alone: make -f
+# cuda/build.mk native. New cuda/*.cu and cuda/*.cpp files are picked up by name.
+
+# One job a core, unless the command line says otherwise.
+ifeq ($(filter -j%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
+endif
 
 # The C driver links, so that libstdc++ cannot slip in.
 CXX ?= g++
@@ -12,8 +17,8 @@ NATIVE_KERNELS := $(sort $(wildcard cuda/*.cu))
 NATIVE_SOURCES := $(sort $(wildcard cuda/*.cpp))
 NATIVE_OBJECTS := build/native
 
-# No -ffast-math: sums keep their order, NaN and infinity their meaning. Without errno and traps g++ may vectorise
-# sqrt, comparisons and selects.
+# No -ffast-math: sums keep their order, NaN and infinity their meaning. Without errno and traps g++ may
+# vectorise sqrt, comparisons and selects.
 CXX_ALL := -std=c++17 -O3 -fPIC -fvisibility=hidden -fno-exceptions -fno-rtti -fno-threadsafe-statics \
 	-ffunction-sections -fdata-sections -fno-math-errno -fno-trapping-math -fopenmp-simd \
 	-Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-function
@@ -65,9 +70,9 @@ build/libmicrodiff_f64.so: $(PLAIN_F64) $(F64)
 $(NATIVE_OBJECTS):
 	mkdir -p $@
 
-# ---- GPU kernels -----------------------------------------------------------------------------------------------
-# Each .cu lies in a namespace of its own, as on the CPU; kernels are extern "C". Files of EXACT go to a second
-# fatbin, because contraction is chosen for a whole compilation.
+# ---- GPU kernels -----------------------------------------------------------------------------------------
+# Each .cu lies in a namespace of its own, as on the CPU; kernels are extern "C". Files of EXACT go to a
+# second fatbin, because contraction is chosen for a whole compilation.
 
 NVCC_ALL := -std=c++17 -O3 --expt-relaxed-constexpr -Xcudafe --diag_suppress=177
 CUDA_TARGETS := -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 \
@@ -82,7 +87,8 @@ build/microdiff.fatbin: FMAD = true
 build/microdiff_exact.fatbin: CUDA_SOURCES = $(EXACT_KERNELS)
 build/microdiff_exact.fatbin: FMAD = false
 
-build/microdiff.fatbin build/microdiff_exact.fatbin: $(NATIVE_KERNELS) $(wildcard cuda/*.h) cuda/build.mk | $(NATIVE_OBJECTS)
+build/microdiff.fatbin build/microdiff_exact.fatbin: $(NATIVE_KERNELS) $(wildcard cuda/*.h) cuda/build.mk
+	@mkdir -p $(NATIVE_OBJECTS)
 	@test -n "$(NVCC)" || { echo "nvcc was not found: $@ cannot be built" >&2; exit 1; }
 	{ echo '#include "$(CURDIR)/cuda/block.h"'; echo '#include "$(CURDIR)/cuda/math.h"'; \
 	  for f in $(CUDA_SOURCES); do echo "namespace $$(basename $$f .cu)_cu {"; \

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Fails if a shared library needs more than glibc 2.31 or any library beside glibc's own. Usage: check-glibc.sh FILE
+# Fails if a shared library needs more than glibc 2.31 or any library beside glibc's own. Usage:
+# check-glibc.sh FILE
 set -eu
 file=$1
 newest=$(objdump -T "$file" | grep -o 'GLIBC_[0-9.]*' | sort -u -V | tail -n 1)

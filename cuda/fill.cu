@@ -1,5 +1,5 @@
-// fill, scale, add: the simplest kernels and the pattern for others. One block = `span` elements (the last one
-// fewer); the tracer chooses span and blocks = ceil(count / span).
+// fill, scale, add: the simplest kernels and the pattern for others. One block = `span` elements (the last
+// one fewer); the tracer chooses span and blocks = ceil(count / span).
 #include "block.h"
 
 // y[i] = value

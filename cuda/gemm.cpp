@@ -1,5 +1,6 @@
-// Kernel "gemm": row-major C[M,N] = op(A) op(B) (+ C) (+ bias[N]), in a strided batch, cut into tiles of C that the
-// pool hands to its threads; each tile is one call of OpenBLAS's serial sgemm (dgemm in the double build).
+// Kernel "gemm": row-major C[M,N] = op(A) op(B) (+ C) (+ bias[N]), in a strided batch, cut into tiles of C
+// that the pool hands to its threads; each tile is one call of OpenBLAS's serial sgemm (dgemm in the double
+// build).
 #include "native.h"
 
 #include <cblas.h>
@@ -10,7 +11,8 @@ struct Gemm {
   const act *A, *B;
   act *C;
   const act *bias;
-  // op(A) is [M,K]: A[M,K] with rows lda apart, or A[K,M] if transA; op(B) is [K,N]: B[K,N], or B[N,K] if transB.
+  // op(A) is [M,K]: A[M,K] with rows lda apart, or A[K,M] if transA; op(B) is [K,N]: B[K,N], or B[N,K] if
+  // transB.
   long M, N, K, lda, ldb, ldc, transA, transB;
   // Elements from one product of the batch to the next.
   long batch, strideA, strideB, strideC, strideBias;

@@ -1,4 +1,5 @@
-// The CPU side of the native library: what its .cpp files share, and the C interface that ffi/native.ts binds.
+// The CPU side of the native library: what its .cpp files share, and the C interface that ffi/native.ts
+// binds.
 #pragma once
 #include <stdint.h>
 
@@ -65,8 +66,8 @@ enum md_status {
   MD_NOT_READY = 5,  // md_init has not succeeded
 };
 
-// threads = 0: as many as this process may run on. A second call with the same number changes nothing; another
-// number is refused.
+// threads = 0: as many as this process may run on. A second call with the same number changes nothing;
+// another number is refused.
 MD_API int md_init(int threads);
 MD_API int md_threads();
 // 3 or 4: which kernel objects run (x86-64-v3, x86-64-v4).

@@ -1,10 +1,11 @@
 // The thread pool: fork-join over the blocks of one command.
 //
-// A job is published in one 64-bit word: its generation above, the next unclaimed chunk below. A thread claims a
-// chunk by compare-and-swap on that word, so a thread that wakes late finds either chunks of the current job or
-// none, and the join waits for chunks, not for threads: a worker that the system has put aside delays nobody.
-// Workers spin for a short while between jobs (commands follow each other within microseconds), then sleep on a
-// futex. Signals stay with the threads of the host program; no affinity is set.
+// A job is published in one 64-bit word: its generation above, the next unclaimed chunk below. A thread
+// claims a chunk by compare-and-swap on that word, so a thread that wakes late finds either chunks of the
+// current job or none, and the join waits for chunks, not for threads: a worker that the system has put
+// aside delays nobody. Workers spin for a short while between jobs (commands follow each other within
+// microseconds), then sleep on a futex. Signals stay with the threads of the host program; no affinity is
+// set.
 #include "native.h"
 
 #include <atomic>
@@ -50,8 +51,8 @@ char *scratch[max_threads];
 uint64_t scratch_bytes = 0;
 
 long futex(std::atomic<uint32_t> *address, int operation, uint32_t value) {
-  return syscall(SYS_futex, reinterpret_cast<uint32_t *>(address), operation | FUTEX_PRIVATE_FLAG, value, nullptr,
-                 nullptr, 0);
+  uint32_t *plain = reinterpret_cast<uint32_t *>(address);
+  return syscall(SYS_futex, plain, operation | FUTEX_PRIVATE_FLAG, value, nullptr, nullptr, 0);
 }
 
 long now_ns() {
@@ -88,8 +89,8 @@ void work(int thread, uint32_t now) {
     long chunks = (blocks + chunk - 1) / chunk;
     long mine = long(uint32_t(at));
     if (mine >= chunks) return;
-    // Success proves that what was read above belongs to this generation: it cannot end before this chunk does,
-    // and pool_run closes the word before it writes the next job.
+    // Success proves that what was read above belongs to this generation: it cannot end before this chunk
+    // does, and pool_run closes the word before it writes the next job.
     if (!word.compare_exchange_weak(at, at + 1, std::memory_order_acq_rel)) continue;
     long first = mine * chunk, last = first + chunk < blocks ? first + chunk : blocks;
     entry->run(slots, first, last, scratch[thread]);

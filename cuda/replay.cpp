@@ -1,5 +1,5 @@
-// Replay: walks the packed commands of a plan. Each command runs to its end on the whole pool before the next one
-// begins; a command of one block runs on the calling thread alone.
+// Replay: walks the packed commands of a plan. Each command runs to its end on the whole pool before the
+// next one begins; a command of one block runs on the calling thread alone.
 #include "native.h"
 
 #include <time.h>
@@ -21,7 +21,8 @@ int replay(const void *commands, long bytes, double *ns) {
   for (long index = 0; at < end; ++index) {
     const md_command *command = reinterpret_cast<const md_command *>(at);
     if (end - at < long(sizeof *command)) {
-      set_error("command %ld: %ld bytes left, a header takes %ld", index, long(end - at), long(sizeof *command));
+      set_error("command %ld: %ld bytes left, a header takes %ld", index, long(end - at),
+                long(sizeof *command));
       return MD_BAD_COMMAND;
     }
     const md_entry *entry = kernel_at(command->kernel);

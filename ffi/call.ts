@@ -3,7 +3,7 @@
 
 import { EXIT, Failure } from '../src/io/failure.ts';
 
-/** C types of arguments. `ptr` takes an address (0 = null) or a typed array that C uses during the call only. */
+/** C types of arguments. `ptr` takes an address (0 = null) or a typed array that C uses during the call. */
 export type ArgumentKind = 'ptr' | 'i32' | 'i64' | 'u64' | 'f64';
 export type ReturnKind = ArgumentKind | 'void';
 export type Argument = number | ArrayBufferView;
@@ -20,9 +20,10 @@ export type Checked = (...args: Argument[]) => number;
 const I32_MAX = 2 ** 31 - 1;
 
 /**
- * Wraps a foreign function. The result is a number: 64-bit results come back from bun:ffi as bigint and must be
- * safe integers, a null pointer comes back as 0, void as 0. Throws a Failure naming the call for a wrong number
- * of arguments, and for integers that are not safe, or not in 32 bits where the signature says i32.
+ * Wraps a foreign function. The result is a number: 64-bit results come back from bun:ffi as bigint and
+ * must be safe integers, a null pointer comes back as 0, void as 0. Throws a Failure naming the call for a
+ * wrong number of arguments, and for integers that are not safe, or not in 32 bits where the signature says
+ * i32.
  */
 export function checked(name: string, signature: Signature, foreign: Foreign): Checked {
   const kinds = signature.args;
@@ -37,7 +38,8 @@ export function checked(name: string, signature: Signature, foreign: Foreign): C
 }
 
 /**
- * Throws if a status is not zero: `words` is what the library itself says about it, `fix` what the user can do.
+ * Throws if a status is not zero: `words` is what the library itself says about it, `fix` what the user can
+ * do.
  */
 export function expectZero(name: string, status: number, words: string, fix?: string, code?: number): void {
   if (status === 0) return;

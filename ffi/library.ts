@@ -20,13 +20,13 @@ export interface LibraryRequest<Required extends Symbols, Optional extends Symbo
   readonly candidates: readonly string[];
   readonly required: Required;
   readonly optional?: Optional;
-  /** The loader's own words about a path, where the native library can be asked; bun:ffi's message is poorer. */
+  /** The loader's own words about a path, where the native library can be asked: bun:ffi says less. */
   readonly reason?: (path: string) => string;
   /** What the user can do if none opens. */
   readonly fix: string;
 }
 
-/** Opens the first candidate that loads. Throws a Failure (code 3) with the reason of each one that did not. */
+/** Opens the first candidate that loads. Throws a Failure (code 3) with every candidate's reason. */
 export function openLibrary<Required extends Symbols, Optional extends Symbols = Record<never, never>>(
   request: LibraryRequest<Required, Optional>,
 ): Library<Required, Optional> {

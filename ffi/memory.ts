@@ -1,9 +1,9 @@
 // Memory that C and JavaScript share, and the only file that asks for the address of an array.
 //
 // Rules. The address of a small typed array goes stale once its function is hot, because the engine moves its
-// storage; the address of a view over an explicit ArrayBuffer does not. And an address does not keep its array
-// alive. So: out-parameters and lists are views over an explicit ArrayBuffer, and whoever hands an address to C
-// keeps the owner (Pinned, NativeMemory) in a field for as long as C may use it.
+// storage; the address of a view over an explicit ArrayBuffer does not. And an address does not keep its
+// array alive. So: out-parameters and lists are views over an explicit ArrayBuffer, and whoever hands an
+// address to C keeps the owner (Pinned, NativeMemory) in a field for as long as C may use it.
 
 import { type Pointer, ptr, toArrayBuffer } from 'bun:ffi';
 import { EXIT, Failure } from '../src/io/failure.ts';
@@ -37,7 +37,7 @@ export function cString(text: string): Uint8Array {
   return out;
 }
 
-/** Memory that the native library owns: allocated zeroed, freed by free() or at the end of a `using` scope. */
+/** Memory that the native library owns: zeroed, freed by free() or at the end of a `using` scope. */
 export class NativeMemory {
   readonly byteLength: number;
   readonly #free: (address: number, bytes: number) => void;

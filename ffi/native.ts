@@ -46,8 +46,8 @@ export class Native {
   }
 
   /**
-   * Starts the thread pool; `threads` = 0 takes as many as the process may use. Once started the number stays.
-   * Throws a Failure (code 3) where the processor lacks AVX2.
+   * Starts the thread pool; `threads` = 0 takes as many as the process may use. Once started the number
+   * stays. Throws a Failure (code 3) where the processor lacks AVX2.
    */
   init(threads = 0): void {
     const status = this.#c.md_init(threads);
@@ -144,8 +144,8 @@ export class Native {
 let opened: Promise<Native> | undefined;
 
 /**
- * The native library: at MICRODIFF_NATIVE if that is set, else the one built beside the sources or embedded in the
- * executable. Opened once. Throws a Failure (code 3) with the reason and the remedy.
+ * The native library: at MICRODIFF_NATIVE if that is set, else the one built beside the sources or embedded
+ * in the executable. Opened once. Throws a Failure (code 3) with the reason and the remedy.
  */
 export function openNative(): Promise<Native> {
   opened ??= nativePath().then((path) => new Native(path));

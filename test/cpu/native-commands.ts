@@ -1,4 +1,5 @@
-// Packs commands for the native library's tests: one header and 8-byte slots each (cuda/native.h, md_command).
+// Packs commands for the native library's tests: one header and 8-byte slots each (cuda/native.h,
+// md_command).
 
 import { Pinned } from '../../ffi/memory.ts';
 import type { Native } from '../../ffi/native.ts';

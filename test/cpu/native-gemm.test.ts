@@ -21,7 +21,7 @@ interface Case {
   readonly bias: boolean;
 }
 
-/** Runs one product with padded rows and canaries; returns the largest error in units of epsilon * sum |a b|. */
+/** Runs one product with padded rows and canaries; the largest error in units of epsilon * sum |a b|. */
 function worst({ library, product, bias }: Case, seed: number): number {
   const { M, N, K, batch } = product;
   const size = library.actBytes;
@@ -83,8 +83,8 @@ const SHAPES = [
   [130, 67, 257],
 ] as const;
 
-// A sum of K products in any order is off by at most K epsilons of sum |a b|, in the mean by far less; a double
-// reference has the same rounding as the double build, so that build is held to the same figure.
+// A sum of K products in any order is off by at most K epsilons of sum |a b|, in the mean by far less; a
+// double reference has the same rounding as the double build, so that build is held to the same figure.
 const BOUND = 8;
 
 describe.each([

@@ -1,5 +1,5 @@
-// The polynomials of cuda/math.h against Math's doubles: error in units in the last place, special values; and
-// bf16 rounding.
+// The polynomials of cuda/math.h against Math's doubles: error in units in the last place, special values;
+// and bf16 rounding.
 
 import { expect, test } from 'bun:test';
 import { openNative } from '../../ffi/native.ts';
