@@ -5,6 +5,7 @@ import { captionForms, captionOf, fullCaption, promptOf } from '../../src/data/e
 import { HELD_OUT_SHARE, holdOut } from '../../src/data/emoji/held-out.ts';
 import pinned from '../../src/data/emoji/pinned.json';
 import { type EmojiPair, openEmoji, packEmoji } from '../../src/data/emoji/set.ts';
+import { heldOutOf, subsetOf } from '../../src/data/emoji/subset.ts';
 
 const NEAR = { noto: 1, 'fluent flat': 0 };
 const STYLES = ['noto', 'fluent flat'];
@@ -145,6 +146,42 @@ describe.skipIf(!built)('the built pack', () => {
     expect([...new Set(set.pairs.map((p) => p.style))].sort()).toEqual(['fluent 3d', 'fluent flat', 'noto']);
     expect(set.pairs.filter((p) => p.heldOut).length).toBe(Math.round(set.pairs.length * HELD_OUT_SHARE));
     expect(set.find('red apple', 'fluent 3d')).toBeGreaterThan(0);
+  });
+
+  test.each([
+    { name: 'subset', least: 1000, names: 400 },
+    { name: 'quickstart', least: 128, names: 40 },
+  ] as const)(
+    '$name lists distinct trained pairs of all styles',
+    ({ name, least, names }) => {
+      const list = subsetOf(set, name);
+      const pairs = list.map((i) => set.pairs[i]!);
+      expect(list.length).toBeGreaterThanOrEqual(least);
+      expect(new Set(list).size).toBe(list.length);
+      expect(new Set(pairs.map((p) => p.name)).size).toBeGreaterThanOrEqual(names);
+      expect(new Set(pairs.map((p) => p.style)).size).toBe(3);
+      expect(pairs.some((p) => p.heldOut)).toBe(false);
+      expect(heldOutOf(set, name).length).toBeGreaterThan(0);
+      const pictures = list.map((i) => set.image(i, 16));
+      let [near, nearSame] = [Infinity, Infinity];
+      for (let a = 0; a < list.length; a++) {
+        for (let b = 0; b < a; b++) {
+          let sum = 0;
+          for (let k = 0; k < 768; k++) sum += (pictures[a]![k]! - pictures[b]![k]!) ** 2;
+          if (pairs[a]!.name === pairs[b]!.name) nearSame = Math.min(nearSame, sum / 768);
+          else near = Math.min(near, sum / 768);
+        }
+      }
+      expect(near).toBeGreaterThan(1700); // at 16 px; more at 32 px
+      expect(nearSame).toBeGreaterThan(150);
+    },
+    60_000,
+  );
+
+  test('the quick-start list is part of the subset', () => {
+    const subset = new Set(subsetOf(set, 'subset'));
+    expect(subsetOf(set, 'quickstart').every((i) => subset.has(i))).toBe(true);
+    expect(subsetOf(set, 'quickstart')).toContain(set.find('red apple', 'fluent 3d'));
   });
 
   test('holds the pictures that its hash says, decoded in seconds', () => {
