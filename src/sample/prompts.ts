@@ -1,0 +1,93 @@
+// Prompts of a stream: a line is a prompt, or a JSON object with a prompt and settings of its own. A line that cannot
+// be used becomes an error in its place, and the rest goes on.
+
+import type { Line } from '../io/lines.ts';
+import { LARGEST } from '../recipe/field.ts';
+import { didYouMean } from '../recipe/nearest.ts';
+
+/** A picture to be made; what a line does not say is left out. */
+export interface Prompt {
+  /** Place in the stream, from 0. */
+  readonly index: number;
+  readonly prompt: string;
+  readonly negative_prompt?: string;
+  readonly seed?: number;
+  readonly steps?: number;
+  readonly cfg_scale?: number;
+  /** File name of the picture. */
+  readonly out?: string;
+}
+
+/** A line that cannot be used, and why. */
+export interface BadPrompt {
+  readonly index: number;
+  readonly error: string;
+}
+
+type Check = (value: unknown) => string | undefined;
+
+const isText: Check = (value) => (typeof value === 'string' ? undefined : 'must be a text');
+const isWhole =
+  (min: number): Check =>
+  (value) =>
+    Number.isSafeInteger(value) && (value as number) >= min
+      ? undefined
+      : `must be a whole number from ${min}${min === 0 ? ` to ${LARGEST}` : ''}`;
+
+/** The fields of a JSON line and what each has to be. */
+const FIELDS: Readonly<Record<string, Check>> = {
+  prompt: (value) => isText(value) ?? ((value as string).trim() === '' ? 'is empty' : undefined),
+  negative_prompt: isText,
+  seed: isWhole(0),
+  steps: isWhole(1),
+  cfg_scale: (value) => (Number.isFinite(value) ? undefined : 'must be a number'),
+  out: (value) => isText(value) ?? (value === '' ? 'is empty' : undefined),
+};
+
+/** Whether a parsed line is an error. */
+export function isBad(item: Prompt | BadPrompt): item is BadPrompt {
+  return 'error' in item;
+}
+
+/**
+ * Parses one line of a stream. A line that begins with `{` is JSON, unless `plain`; a blank line is an error, and so
+ * is a line that could not be read.
+ */
+export function parsePrompt(line: Line, plain = false): Prompt | BadPrompt {
+  const { index } = line;
+  if ('error' in line) return { index, error: line.error };
+  const text = line.text.trim();
+  if (text === '') return { index, error: 'the line is blank' };
+  if (plain || !text.startsWith('{')) return { index, prompt: text };
+  let record: unknown;
+  try {
+    record = JSON.parse(text);
+  } catch (error) {
+    const why = error instanceof Error ? error.message.replace(/^JSON Parse error: /, '') : String(error);
+    return { index, error: `broken JSON: ${why}` };
+  }
+  return { index, ...fieldsOf(record as Readonly<Record<string, unknown>>) };
+}
+
+type Fields = Omit<Prompt, 'index'> | Omit<BadPrompt, 'index'>;
+
+function fieldsOf(record: Readonly<Record<string, unknown>>): Fields {
+  for (const [name, value] of Object.entries(record)) {
+    const check = Object.hasOwn(FIELDS, name) ? FIELDS[name] : undefined;
+    if (!check) return { error: unknownField(name) };
+    const why = check(value);
+    if (why !== undefined) return { error: `${name} ${why}, got ${JSON.stringify(value)}` };
+  }
+  if (!Object.hasOwn(record, 'prompt')) return { error: 'prompt is missing' };
+  return record as unknown as Omit<Prompt, 'index'>; // every field has passed its check
+}
+
+function unknownField(name: string): string {
+  const hint = didYouMean(name, Object.keys(FIELDS));
+  return `unknown field ${JSON.stringify(name)}${hint ? `. ${hint}` : ''}`;
+}
+
+/** The prompts of the command line's arguments, each as it is. */
+export function promptsOfArguments(args: readonly string[]): (Prompt | BadPrompt)[] {
+  return args.map((text, index) => parsePrompt({ index, text }, true));
+}
