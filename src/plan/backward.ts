@@ -46,8 +46,12 @@ class Walk implements Pick<Backward, 'grad'> {
     }
   }
 
-  seed(loss: Tensor, seed: Tensor): void {
-    this.gradients.set(loss.storage.id, { whole: seed, written: new Set([region(loss)]), zeroed: true });
+  seed(output: Tensor, gradient: Tensor): void {
+    const { storage } = output;
+    if (this.readers.has(storage.id) || count(output) !== storage.count) {
+      throw new Failure({ what: `seed of ${storage.name}`, why: 'is read by other ops, or is only a part' });
+    }
+    this.gradients.set(storage.id, { whole: gradient, written: new Set([region(output)]), zeroed: true });
   }
 
   visit(node: Node): void {

@@ -20,14 +20,26 @@ export interface Plan {
   readonly outputs: ReadonlyMap<string, Port>;
   readonly flops: number;
   readonly bytes: number;
+  /** Where each arena buffer lies, and the nodes between which it lives. */
+  readonly arena: readonly ArenaBuffer[];
   /** sha256 over the launch list: equal hash, equal work. */
   readonly hash: string;
+}
+
+export interface ArenaBuffer {
+  readonly name: string;
+  readonly offset: number;
+  readonly bytes: number;
+  readonly first: number;
+  readonly last: number;
 }
 
 export interface FreezeOptions {
   readonly elemBytes: ElemBytes;
   /** Bytes left free after every arena buffer, for canaries. */
   readonly guard?: number;
+  /** No memory is used twice: for canaries, and to find errors of lifetimes. */
+  readonly keepAll?: boolean;
 }
 
 /** Places every buffer of a trace and turns its nodes into launches. Verifies the placement. */
@@ -36,7 +48,10 @@ export function freeze(name: string, trace: Trace, options: FreezeOptions): Plan
   for (const [key, t] of trace.outputs) {
     if (!isContiguous(t)) throw new Failure({ what: `output ${key}`, why: 'is a strided view' });
   }
-  const lifetimes = lifetimesOf(trace, elemBytes);
+  const spans = lifetimesOf(trace, elemBytes);
+  const lifetimes = options.keepAll
+    ? spans.map((s) => ({ ...s, first: 0, last: trace.nodes.length, takes: undefined }))
+    : spans;
   const placement = planMemory(lifetimes, options.guard);
   verifyMemory(lifetimes, placement);
 
@@ -80,6 +95,7 @@ export function freeze(name: string, trace: Trace, options: FreezeOptions): Plan
     program: { launches, spaceBytes },
     flops: trace.nodes.reduce((sum, n) => sum + n.op.flops(n), 0),
     bytes: trace.nodes.reduce((sum, n) => sum + (n.op.bytes ?? operandBytes)(n, elemBytes), 0),
+    arena: lifetimes.map((l) => ({ ...l, offset: placement.offsets.get(l.id)! })),
     hash: new Bun.CryptoHasher('sha256').update(JSON.stringify(launches)).digest('hex'),
   };
 }
@@ -94,18 +110,23 @@ export function printPlan(plan: Plan): string {
     const inputs = node.inputs.map(place).join(', ');
     return `${String(i).padStart(4)} ${out} = ${node.op.name}(${inputs}) x${launch.blocks}`;
   });
+  const map = [...plan.arena]
+    .sort((a, b) => a.offset - b.offset || a.first - b.first)
+    .map((b) => `  ${String(b.offset).padStart(12)} +${b.bytes}  ${b.name}  ops ${b.first}..${b.last}`);
   const spaces = Object.entries(spaceBytes).map(([space, bytes]) => `${space} ${bytes} B`);
   const gflop = (plan.flops / 1e9).toFixed(3);
   return [
     `plan ${plan.name}: ${plan.nodes.length} ops, ${gflop} GFLOP, ${spaces.join(', ')}`,
     `hash ${plan.hash}`,
     ...lines,
+    'arena',
+    ...map,
     '',
   ].join('\n');
 }
 
 /** First and last node that touches each arena storage; outputs of the plan live to its end. */
-function lifetimesOf(trace: Trace, elemBytes: ElemBytes): Lifetime[] {
+function lifetimesOf(trace: Trace, elemBytes: ElemBytes): (Lifetime & { name: string })[] {
   const spans = new Map<number, { storage: Storage; first: number; last: number }>();
   const touch = (t: Tensor | null, at: number) => {
     if (t?.storage.space !== 'arena') return;
@@ -152,6 +173,7 @@ function lifetimesOf(trace: Trace, elemBytes: ElemBytes): Lifetime[] {
   }
   return [...spans.values()].map(({ storage, first, last }) => ({
     id: storage.id,
+    name: storage.name,
     bytes: storage.count * elemBytes[storage.elem],
     first,
     last,

@@ -1,0 +1,106 @@
+// The CPU backend: regions in native memory, programs packed once into commands that one call replays.
+import { NativeMemory, Pinned } from '../../ffi/memory.ts';
+import { type Native, openNative } from '../../ffi/native.ts';
+import { Failure } from '../io/failure.ts';
+import type { Backend, ElemBytes, Loaded, Numbers, Program, Region } from './backend.ts';
+import { checkProgram } from './null.ts';
+
+/** A region and the native memory that holds it. */
+class CpuRegion implements Region {
+  constructor(readonly memory: NativeMemory) {}
+
+  get bytes(): number {
+    return this.memory.byteLength;
+  }
+
+  get address(): number {
+    return this.memory.address;
+  }
+
+  free(): void {
+    this.memory.free();
+  }
+
+  /** A view of the region as numbers of the given array's kind. */
+  view(byteOffset: number, like: Numbers): Numbers {
+    if (like instanceof Float32Array) return this.memory.f32(byteOffset, like.length);
+    if (like instanceof Float64Array) return this.memory.f64(byteOffset, like.length);
+    if (like instanceof Int32Array) return this.memory.i32(byteOffset, like.length);
+    return this.memory.u8(byteOffset, like.length);
+  }
+}
+
+const HEADER_BYTES = 24;
+const SLOT_BYTES = 8;
+
+/** The backend over the product's library. `threads` 0 takes every processor that this process may use. */
+export async function cpuBackend(threads = 0): Promise<Backend> {
+  const native = await openNative();
+  native.init(threads);
+  return cpuBackendOver(native);
+}
+
+/** The backend over an opened and started library (tests use the float64 build as well). */
+export function cpuBackendOver(native: Native): Backend {
+  const elemBytes: ElemBytes = { act: native.actBytes, real: native.actBytes, i32: 4 };
+  return {
+    name: 'cpu',
+    elemBytes,
+    alloc: (bytes) => new CpuRegion(native.alloc(Math.max(bytes, SLOT_BYTES))),
+    write: (region, offset, data) => cpuRegion(region).view(offset, data).set(data),
+    read: (region, offset, into) => into.set(cpuRegion(region).view(offset, into)),
+    fill(region, byte, offset = 0, bytes = region.bytes - offset) {
+      cpuRegion(region).memory.u8(offset, 0);
+      if (offset < 0 || offset + bytes > region.bytes) {
+        throw new Failure({ what: 'fill', why: `${bytes} bytes at ${offset} of ${region.bytes}` });
+      }
+      native.fill(region.address + offset, byte, bytes);
+    },
+    load(program, regions): Loaded {
+      checkProgram(program, regions);
+      const commands = packCommands(native, program, regions);
+      const { length } = program.launches;
+      return {
+        run: () => native.replay(commands.address, commands.bytes.byteLength),
+        runTimed: () => native.replayTimed(commands.address, commands.bytes.byteLength, length),
+      };
+    },
+  };
+}
+
+function cpuRegion(region: Region): CpuRegion {
+  if (!(region instanceof CpuRegion)) throw new Failure({ what: 'region', why: 'belongs to another backend' });
+  return region;
+}
+
+/** Per launch: u32 kernel, u32 slots, u64 blocks, u64 scratch bytes, then 8-byte slots: pointers, ints, reals. */
+function packCommands(native: Native, program: Program, regions: Readonly<Record<string, Region>>): Pinned {
+  const slots = (l: Program['launches'][number]) => l.pointers.length + l.ints.length + l.reals.length;
+  const bytes = program.launches.reduce((sum, l) => sum + HEADER_BYTES + SLOT_BYTES * slots(l), 0);
+  const packed = new Pinned(bytes);
+  const out = new DataView(packed.buffer);
+  let at = 0;
+  const put64 = (n: number) => {
+    out.setBigInt64(at, BigInt(n), true);
+    at += 8;
+  };
+  for (const launch of program.launches) {
+    const kernel = native.kernel(launch.kernel);
+    if (native.kernelSlots(kernel) !== slots(launch)) {
+      const why = `takes ${native.kernelSlots(kernel)} arguments, the op table gives ${slots(launch)}`;
+      throw new Failure({ what: `kernel ${launch.kernel}`, why, fix: 'Run make build' });
+    }
+    out.setUint32(at, kernel, true);
+    out.setUint32(at + 4, slots(launch), true);
+    at += 8;
+    put64(launch.blocks);
+    put64(launch.scratch);
+    for (const p of launch.pointers) put64(p ? regions[p.space]!.address + p.offset : 0);
+    for (const n of launch.ints) put64(n);
+    for (const r of launch.reals) {
+      out.setFloat64(at, r, true);
+      at += 8;
+    }
+  }
+  return packed;
+}
