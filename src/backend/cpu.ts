@@ -1,5 +1,5 @@
 // The CPU backend: regions in native memory, programs packed once into commands that one call replays.
-import { NativeMemory, Pinned } from '../../ffi/memory.ts';
+import { type NativeMemory, Pinned } from '../../ffi/memory.ts';
 import { type Native, openNative } from '../../ffi/native.ts';
 import { Failure } from '../io/failure.ts';
 import type { Backend, ElemBytes, Loaded, Numbers, Program, Region } from './backend.ts';
@@ -69,11 +69,15 @@ export function cpuBackendOver(native: Native): Backend {
 }
 
 function cpuRegion(region: Region): CpuRegion {
-  if (!(region instanceof CpuRegion)) throw new Failure({ what: 'region', why: 'belongs to another backend' });
+  if (!(region instanceof CpuRegion))
+    throw new Failure({ what: 'region', why: 'belongs to another backend' });
   return region;
 }
 
-/** Per launch: u32 kernel, u32 slots, u64 blocks, u64 scratch bytes, then 8-byte slots: pointers, ints, reals. */
+/**
+ * Per launch: u32 kernel, u32 slots, u64 blocks, u64 scratch bytes, then 8-byte slots: pointers, ints,
+ * reals.
+ */
 function packCommands(native: Native, program: Program, regions: Readonly<Record<string, Region>>): Pinned {
   const slots = (l: Program['launches'][number]) => l.pointers.length + l.ints.length + l.reals.length;
   const bytes = program.launches.reduce((sum, l) => sum + HEADER_BYTES + SLOT_BYTES * slots(l), 0);

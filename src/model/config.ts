@@ -121,12 +121,22 @@ export function checkConfig(config: ModelConfig): void {
   const bad = (what: string, why: string): never => {
     throw new Failure({ what: `model.${what}`, why });
   };
-  const counts = ['input_size', 'patch_size', 'in_channels', 'dim', 'depth', 'head_dim', 'multiple_of'] as const;
+  const counts = [
+    'input_size',
+    'patch_size',
+    'in_channels',
+    'dim',
+    'depth',
+    'head_dim',
+    'multiple_of',
+  ] as const;
   for (const key of [...counts, 'caption_channels', 'num_experts', 'experts_every_n'] as const) {
-    if (!Number.isInteger(config[key]) || config[key] < 1) bad(key, `${config[key]} is not a positive whole number`);
+    if (!Number.isInteger(config[key]) || config[key] < 1)
+      bad(key, `${config[key]} is not a positive whole number`);
   }
   if (config.input_size % config.patch_size) bad('input_size', `is not a multiple of patch_size`);
-  if (config.dim % config.head_dim) bad('dim', `${config.dim} is not a multiple of head_dim ${config.head_dim}`);
+  if (config.dim % config.head_dim)
+    bad('dim', `${config.dim} is not a multiple of head_dim ${config.head_dim}`);
   if (config.dim % 4) bad('dim', `${config.dim} is not a multiple of 4, which positions need`);
   if (config.use_patch_mixer && config.patch_mixer_dim % config.head_dim) {
     bad('patch_mixer_dim', `${config.patch_mixer_dim} is not a multiple of head_dim ${config.head_dim}`);

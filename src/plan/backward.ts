@@ -7,14 +7,14 @@ import { cols, count, isContiguous, rows } from './tensor.ts';
 import type { Trace } from './trace.ts';
 
 /**
- * Appends to `trace` the gradient of `loss` with respect to everything that needs one.
- * `seed` is the gradient of the scalar objective with respect to `loss`, of the same shape.
+ * Appends to `trace` the gradient of an objective with respect to everything that needs one. `seeds` are pairs
+ * of an output and the objective's gradient with respect to it, of the same shape.
  * Parameter gradients are added into space 'grad' at the parameter's own place; returns the gradients of
  * inputs.
  */
-export function backward(trace: Trace, loss: Tensor, seed: Tensor): Map<Tensor, Tensor> {
+export function backward(trace: Trace, seeds: readonly (readonly [Tensor, Tensor])[]): Map<Tensor, Tensor> {
   const walk = new Walk(trace);
-  walk.seed(loss, seed);
+  for (const [output, gradient] of seeds) walk.seed(output, gradient);
   const forward = trace.nodes.slice();
   for (const node of forward.reverse()) walk.visit(node);
   return walk.inputGradients();

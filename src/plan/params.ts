@@ -44,7 +44,8 @@ export class Parameters {
   end = 0;
 
   add(name: string, shape: readonly number[], init: Init, tags: Partial<Tags> = {}): number {
-    if (this.sealed) throw new Failure({ what: `parameter ${name}`, why: 'declared after the layout was fixed' });
+    if (this.sealed)
+      throw new Failure({ what: `parameter ${name}`, why: 'declared after the layout was fixed' });
     if (this.declared.some((p) => p.name === name)) {
       throw new Failure({ what: `parameter ${name}`, why: 'declared twice' });
     }

@@ -144,14 +144,17 @@ function lifetimesOf(trace: Trace, elemBytes: ElemBytes): (Lifetime & { name: st
       }
       touch(t, i);
     }
-    for (const [k, t] of node.outputs.entries()) {
-      if (t?.storage.space === 'arena' && node.accumulate[k] && !spans.has(t.storage.id)) {
-        throw new Failure({
-          what: `op ${node.op.name}`,
-          why: `adds to ${t.storage.name} before it is written`,
-        });
+    for (const adding of [false, true]) {
+      for (const [k, t] of node.outputs.entries()) {
+        if ((node.accumulate[k] ?? false) !== adding) continue;
+        if (adding && t?.storage.space === 'arena' && !spans.has(t.storage.id)) {
+          throw new Failure({
+            what: `op ${node.op.name}`,
+            why: `adds to ${t.storage.name} before it is written`,
+          });
+        }
+        touch(t, i);
       }
-      touch(t, i);
     }
   }
   for (const t of trace.outputs.values()) touch(t, trace.nodes.length);

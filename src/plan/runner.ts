@@ -32,7 +32,8 @@ export class Runner {
     if (values.length !== product(port.shape)) {
       throw new Failure({ what: `input ${name}`, why: `got ${values.length} values for [${port.shape}]` });
     }
-    const data = isNumbers(values) && fits(this.backend, port.elem, values) ? values : this.numbers(port.elem, values);
+    const data =
+      isNumbers(values) && fits(this.backend, port.elem, values) ? values : this.numbers(port.elem, values);
     this.backend.write(this.region(port), port.offset, data);
   }
 

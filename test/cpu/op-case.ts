@@ -91,7 +91,11 @@ function trace(c: OpCase, backend: Backend, withGradient: boolean, options: Part
       gradients.push(input.storage.name);
     }
   }
-  return { plan: freeze('case', t, { elemBytes: backend.elemBytes, ...options }), outputs: outputs.length, gradients };
+  return {
+    plan: freeze('case', t, { elemBytes: backend.elemBytes, ...options }),
+    outputs: outputs.length,
+    gradients,
+  };
 }
 
 const seedValues = (count: number, i: number) => randomValues(count, 977 + i);
@@ -120,7 +124,8 @@ function checkCanaries(backend: Backend, runner: Runner, plan: Plan): void {
   const starts = new Set(plan.arena.map((b) => b.offset));
   for (const b of plan.arena) {
     for (let at = b.offset + b.bytes; at < b.offset + b.bytes + GUARD && !starts.has(at); at++) {
-      if (arena[at] !== 0xff) throw new Error(`byte ${at - b.offset - b.bytes} behind ${b.name} was overwritten`);
+      if (arena[at] !== 0xff)
+        throw new Error(`byte ${at - b.offset - b.bytes} behind ${b.name} was overwritten`);
     }
   }
 }
@@ -157,7 +162,9 @@ export function checkOp(c: OpCase): void {
   const results = execute(c, f64, exact);
 
   if (c.reference) {
-    const values = Object.fromEntries(Object.entries(c.inputs).map(([k, s]) => [k, Float64Array.from(s.values)]));
+    const values = Object.fromEntries(
+      Object.entries(c.inputs).map(([k, s]) => [k, Float64Array.from(s.values)]),
+    );
     for (const [i, want] of c.reference(values).entries()) {
       expectClose(results.get(`out${i}`)!, want, 1e-10, `forward, output ${i}`);
     }
