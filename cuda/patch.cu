@@ -1,0 +1,44 @@
+// Images to patch tokens and back. Parts: patchify, unpatchify.
+#include "block.h"
+
+// y[n, (h, w), (c, i, j)] = x[n, c, h p + i, w p + j] * scale[n]: the order of a convolution's weight.
+// x [N, Ch, S, S]; scale [N] or none; y [N, T, Ch p p], T = (S / p)^2.
+// One block = one row of an image's patches.
+struct patchify {
+  const real *x, *scale;
+  act *y;
+  long Ch, S, p, ldy;
+  BODY(long block) {
+    const long G = S / p, n = block / G, h = block % G, P = Ch * p * p;
+    const real *image = x + n * Ch * S * S;
+    act *tokens = y + block * G * ldy;
+    const real by = scale ? scale[n] : 1;
+    EACH(e, G * P) {
+      const long w = e / P, c = e % P / (p * p), i = e % (p * p) / p, j = e % p;
+      store(tokens[w * ldy + e % P], image[(c * S + h * p + i) * S + w * p + j] * by);
+    }
+  }
+};
+KERNEL(patchify)
+
+// y[n, c, h p + i, w p + j] = token[n, (h, w)][(i, j, c)]; a token without a slot shows the mask token
+// (zeros if none). tokens [N, K, p p Ch]; slots [N, T] or none (K = T); y [N, Ch, S, S].
+// One block = one row of an image's patches.
+struct unpatchify {
+  const act *tokens;
+  const i32 *slots;
+  const act *mask_token;
+  real *y;
+  long Ch, S, p, K, ldtokens;
+  BODY(long block) {
+    const long G = S / p, n = block / G, h = block % G;
+    real *image = y + n * Ch * S * S;
+    EACH(e, Ch * p * S) {
+      const long c = e / (p * S), i = e % (p * S) / S, x = e % S;
+      const long t = h * G + x / p, k = slots ? (long)slots[n * G * G + t] : t;
+      const act *token = k < 0 ? mask_token : tokens + (n * K + k) * ldtokens;
+      image[(c * S + h * p + i) * S + x] = token ? load(token[(i * p + x % p) * Ch + c]) : 0;
+    }
+  }
+};
+KERNEL(unpatchify)
