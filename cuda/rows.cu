@@ -116,7 +116,7 @@ struct add_rows_bwd {
 };
 KERNEL(add_rows_bwd)
 
-// z[n, r] = y[n, r] keep[n]   y, z [N, R, C]; keep [N]. Also its own gradient: dy from dz. One block = one row.
+// z[n, r] = y[n, r] keep[n]   y, z [N, R, C]; keep [N]. Also its own gradient, dy of dz. One block = one row.
 struct scale_images {
   const act *y;
   const real *keep;
