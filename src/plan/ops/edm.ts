@@ -1,4 +1,5 @@
-// Ops of EDM (Karras et al. 2022, Table 1): preconditioning, noising, denoiser, loss over kept patches, guidance.
+// Ops of EDM (Karras et al. 2022, Table 1): preconditioning, noising, denoiser, loss over kept patches;
+// classifier-free guidance.
 import { defineOp, type Node, need, refuse } from '../op.ts';
 import { cols, count, isContiguous, type Tensor } from '../tensor.ts';
 import { traceOf } from '../trace.ts';
@@ -21,7 +22,7 @@ function imageSize(op: string, x: Tensor, same: (Tensor | null)[], perImage: (Te
 export const edmCoefficientsOp = defineOp({
   name: 'edm_coefficients',
   formula:
-    'c_skip = sd^2 / (s^2 + sd^2); c_out = s sd / sqrt(s^2 + sd^2); c_in = 1 / sqrt(s^2 + sd^2); c_noise = ln(s) / 4',
+    'q = sqrt(sigma^2 + sd^2), c_skip = (sd / q)^2; c_out = sigma sd/q; c_in = 1 / q; c_noise = ln(sigma)/4',
   inputs: ['sigma'],
   outputs: ['c_skip', 'c_out', 'c_in', 'c_noise'],
   shape: ([sigma]) => {
@@ -104,12 +105,12 @@ export const denoiseOp = defineOp({
   flops: (node) => 3 * count(need(node.inputs[0], 'denoise')),
 });
 
-/** EDM, Eq. 7: D = c_skip x + c_out F. F (network output), x (noisy images) [N, Ch, S, S] real; c_skip, c_out [N]. */
+/** EDM, Eq. 7: D = c_skip x + c_out F. F (network output), x (noisy) [N, Ch, S, S] real; cSkip, cOut [N]. */
 export function denoise(F: Tensor, x: Tensor, cSkip: Tensor, cOut: Tensor): Tensor {
   return traceOf(F).emit(denoiseOp, [F, x, cSkip, cOut])[0]!;
 }
 
-/** Extents of the loss: images x0, and tokens F [N, K, p p Ch] of the patches ids [N, K] (null: all, K = T). */
+/** Extents of the loss: images x0, tokens F [N, K, p p Ch] of the patches ids [N, K] (null: all, K = T). */
 function lossExtents(op: string, node: Pick<Node, 'inputs' | 'attrs'>) {
   const [f, x, xn, sigma, i] = node.inputs;
   const F = need(f, op);
@@ -181,10 +182,10 @@ export const edmLossBwd = defineOp({
 });
 
 /**
- * EDM, Eq. 8 with lambda = (sigma^2 + sd^2) / (sigma sd)^2, per image [N] real: the weighted mean squared error of the
- * denoised image over the kept patches, all their pixels and channels (MicroDiT, Sec. 2). Only F gets a gradient.
- * F [N, K, p p Ch] tokens as `unpatchify` takes them; x0, xNoisy [N, Ch, S, S] real; sigma [N] real; ids [N, K] i32,
- * or null where every patch has a token.
+ * EDM, Eq. 8 with lambda = (sigma^2 + sd^2) / (sigma sd)^2, per image [N] real: the weighted mean squared
+ * error of the denoised image over the kept patches, all their pixels and channels (MicroDiT, Sec. 2).
+ * F [N, K, p p Ch] tokens as `unpatchify` takes them; x0, xNoisy [N, Ch, S, S] real; sigma [N] real;
+ * ids [N, K] i32, or null where every patch has a token. Only F gets a gradient.
  */
 export function edmLoss(
   F: Tensor,
@@ -228,7 +229,7 @@ export const guideOp = defineOp({
 });
 
 /**
- * Classifier-free guidance u + scale (c - u). F [2 N, ..] real: the conditional images, then the unconditional ones.
+ * Classifier-free guidance u + scale (c - u). F [2 N, ..] real: conditional images, then unconditional ones.
  * scale: one number, or [N] real (a number per pair that may change between runs). Forward only.
  */
 export function guide(F: Tensor, scale: number | Tensor): Tensor {

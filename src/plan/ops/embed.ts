@@ -28,7 +28,7 @@ export const timestepEmbeddingOp = defineOp({
   flops: (node) => 4 * count(need(node.outputs[0], 'timestep_embedding')),
 });
 
-/** Sinusoids of t [N] real (c_noise): [N, dim], the cosines first, then the sines. MicroDiT's TimestepEmbedder. */
+/** MicroDiT's TimestepEmbedder: sinusoids of t [N] real (c_noise), [N, dim]: cosines first, then sines. */
 export function timestepEmbedding(t: Tensor, dim: number): Tensor {
   return traceOf(t).emit(timestepEmbeddingOp, [t], { dim })[0]!;
 }

@@ -42,8 +42,8 @@ export const patchifyOp = defineOp({
 });
 
 /**
- * Images x [N, Ch, S, S] real, each times scale[n] (c_in; null: 1), as tokens [N, (S / p)^2, Ch p p] in the order of a
- * convolution's weight (channel, row, column), so that patch embedding is a linear layer.
+ * Images x [N, Ch, S, S] real, each times scale[n] (c_in; null: 1), as tokens [N, (S / p)^2, Ch p p] in the
+ * order of a convolution's weight (channel, row, column), so that patch embedding is a linear layer.
  */
 export function patchify(x: Tensor, p: number, scale: Tensor | null = null): Tensor {
   return traceOf(x).emit(patchifyOp, [x, scale], { p })[0]!;
@@ -86,8 +86,9 @@ export const unpatchifyOp = defineOp({
 });
 
 /**
- * Tokens [N, K, p p Ch] in the order (row, column, channel) as images [N, Ch, S, S] real. slots [N, T] i32 (keepSlots)
- * says which token shows at each patch; where it is -1, maskToken [p p Ch] shows, or zeros. Forward only.
+ * Tokens [N, K, p p Ch] in the order (row, column, channel) as images [N, Ch, S, S] real. slots [N, T] i32
+ * (keepSlots) says which token shows at each patch; where it is -1, maskToken [p p Ch] shows, or zeros.
+ * Forward only.
  */
 export function unpatchify(
   tokens: Tensor,

@@ -43,7 +43,7 @@ export const keepSlotsOp = defineOp({
   flops: () => 0,
 });
 
-/** Where each of T tokens stands in ids [N, K] (distinct per image): [N, T] i32, -1 for a token that is not there. */
+/** Where each of T tokens stands in ids [N, K] (distinct per image): [N, T] i32, -1 where it is not in. */
 export function keepSlots(ids: Tensor, T: number): Tensor {
   return traceOf(ids).emit(keepSlotsOp, [ids], { T })[0]!;
 }

@@ -85,8 +85,8 @@ export const lookupWordsBwd = defineOp({
 });
 
 /**
- * table [V, C], ids [N, S, 2] i32 below V, pos [S, C] or null -> [N, S, C]. A negative second id adds nothing; where
- * the first id is negative (padding) the whole row is zero.
+ * table [V, C], ids [N, S, 2] i32 below V, pos [S, C] or null -> [N, S, C]. A negative second id adds
+ * nothing; where the first id is negative (padding) the whole row is zero.
  */
 export function lookupWords(table: Tensor, ids: Tensor, pos: Tensor | null): Tensor {
   return traceOf(table).emit(lookupWordsOp, [table, ids, pos])[0]!;
