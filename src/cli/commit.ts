@@ -1,5 +1,5 @@
-// The git commit of the sources. Runs as a macro while the program is bundled, so that the executable holds the
-// answer and needs no git.
+// The git commit of the sources. Runs as a macro while the program is bundled, so that the executable holds
+// the answer and needs no git.
 
 /** Short hash, with a + where tracked files differ from it; "unknown" outside a git checkout. */
 export function commit(): string {

@@ -1,6 +1,6 @@
-// The strict pass over raw arguments that stands in front of citty. Flags are data: parser, types, help and shell
-// completion all come from the same table. citty itself lets unknown flags through, checks no numbers and takes the
-// last of repeated flags in silence.
+// The strict pass over raw arguments that stands in front of citty. Flags are data: parser, types, help and
+// shell completion all come from the same table. citty itself lets unknown flags through, checks no numbers
+// and takes the last of repeated flags in silence.
 
 import { EXIT, Failure } from '../io/failure.ts';
 import { bool, checkValue, type Field, readNumber, readValue } from '../recipe/field.ts';

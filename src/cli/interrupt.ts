@@ -1,6 +1,6 @@
-// Signals. A long command asks for them to be watched: the first one sets a flag that the command looks at between
-// two steps (to save and to end), the second one ends the program at once. Handlers run only while the event loop
-// does, so a long command has to let it run between steps.
+// Signals. A long command asks for them to be watched: the first one sets a flag that the command looks at
+// between two steps (to save and to end), the second one ends the program at once. Handlers run only while
+// the event loop does, so a long command has to let it run between steps.
 
 import type { Log } from './log.ts';
 

@@ -1,5 +1,5 @@
-// The live line of long commands on stderr: `step 120/900  147.2 images/s  loss 0.0871  2m10s left`.
-// On a terminal it is drawn over itself, at most ten times a second; elsewhere it is a plain line now and then.
+// The live line of long commands on stderr: `step 120/900  147.2 images/s  loss 0.0871  2m10s left`. On a
+// terminal it is drawn over itself, at most ten times a second; elsewhere it is a plain line now and then.
 
 export interface ProgressState {
   /** What is counted: "step", "image". */

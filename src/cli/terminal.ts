@@ -4,7 +4,10 @@ import { writeSync } from 'node:fs';
 
 type Env = Readonly<Record<string, string | undefined>>;
 
-/** Colours: --no-color and NO_COLOR turn them off, FORCE_COLOR turns them on, else a terminal that is not dumb has them. */
+/**
+ * Colours: --no-color and NO_COLOR turn them off, FORCE_COLOR turns them on, else a terminal that is not
+ * dumb has them.
+ */
 export function hasColor(env: Env, isTerminal: boolean, noColor = false): boolean {
   if (noColor || env.NO_COLOR) return false;
   if (env.FORCE_COLOR && env.FORCE_COLOR !== '0') return true;
@@ -22,8 +25,8 @@ export function hasLiveLine(env: Env, isTerminal: boolean): boolean {
 }
 
 /**
- * Writes on stderr at once, so that nothing is lost when the program exits right after. A closed or clogged stderr
- * is no reason to stop: what is written there only accompanies the work.
+ * Writes on stderr at once, so that nothing is lost when the program exits right after. A closed or
+ * clogged stderr is no reason to stop: what is written there only accompanies the work.
  */
 export function writeStderr(text: string): void {
   const bytes = Buffer.from(text);

@@ -86,7 +86,7 @@ const source = {
     'Embedded emoji, or shapes drawn on the fly with exact captions',
   ),
   weight: real(1, { min: 0 }, 'Share of the batch, relative to the other sources'),
-  subset: text(undefined, 'Named part of the set (all of it when left out)'),
+  subset: choice(undefined, ['subset', 'quickstart'], 'Named part of the emoji (all of them when left out)'),
   styles: texts(undefined, 'Drawing styles to use (all of them when left out)'),
   count: int(undefined, { min: 1, unit: 'pairs' }, 'Use the first so many pairs only'),
 };

@@ -1,5 +1,5 @@
-// Prompts of a stream: a line is a prompt, or a JSON object with a prompt and settings of its own. A line that cannot
-// be used becomes an error in its place, and the rest goes on.
+// Prompts of a stream: a line is a prompt, or a JSON object with a prompt and settings of its own. A line
+// that cannot be used becomes an error in its place, and the rest goes on.
 
 import type { Line } from '../io/lines.ts';
 import { LARGEST } from '../recipe/field.ts';
@@ -50,8 +50,8 @@ export function isBad(item: Prompt | BadPrompt): item is BadPrompt {
 }
 
 /**
- * Parses one line of a stream. A line that begins with `{` is JSON, unless `plain`; a blank line is an error, and so
- * is a line that could not be read.
+ * Parses one line of a stream. A line that begins with `{` is JSON, unless `plain`; a blank line is an
+ * error, and so is a line that could not be read.
  */
 export function parsePrompt(line: Line, plain = false): Prompt | BadPrompt {
   const { index } = line;

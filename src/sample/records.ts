@@ -1,5 +1,5 @@
-// Records of a stream: one per picture, in order, as a line of JSON or as a MessagePack value. The keys are the same
-// for ever (readers depend on them).
+// Records of a stream: one per picture, in order, as a line of JSON or as a MessagePack value. The keys are
+// the same for ever (readers depend on them).
 
 import { Packr } from 'msgpackr';
 import { encodeRecord } from '../io/jsonl.ts';
@@ -61,9 +61,9 @@ export function jsonRecord(record: ImageRecord | ErrorRecord): string {
 const packr = new Packr({ useRecords: false, encodeUndefinedAsNil: true });
 
 /**
- * A record as one MessagePack map: the keys of the JSON record and `png`, the bytes of the picture's file. Records
- * follow each other without anything between. Other typed arrays may be given as extra fields; they become bytes
- * (little endian), because msgpackr would cut a Float32Array short.
+ * A record as one MessagePack map: the keys of the JSON record and `png`, the bytes of the picture's
+ * file. Records follow each other without anything between. Other typed arrays may be given as extra
+ * fields; they become bytes (little endian), because msgpackr would cut a Float32Array short.
  */
 export function packRecord(
   record: ImageRecord | ErrorRecord,

@@ -1,4 +1,5 @@
-// Signals: the first one is a wish that the command sees between two steps, the second one ends the program at once.
+// Signals: the first one is a wish that the command sees between two steps, the second one ends the program
+// at once.
 
 import { expect, test } from 'bun:test';
 
