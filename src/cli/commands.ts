@@ -2,9 +2,11 @@
 
 import type { Command } from './command.ts';
 import { completions } from './completions.ts';
+import { doctor } from './doctor.ts';
 import { help } from './help.ts';
+import { licenses } from './licenses.ts';
 
 export const SUMMARY =
   'Trains text-to-image diffusion transformers from scratch on a micro-budget and samples from them';
 
-export const COMMANDS: readonly Command[] = [completions, help];
+export const COMMANDS: readonly Command[] = [doctor, licenses, completions, help];
