@@ -1,4 +1,4 @@
-// The quick-start lists: which (name, style) pairs the shipped model and `quickstart` learn.
+// The quick-start list: which (name, style) pairs the shipped model learns; `quickstart` learns the first 128.
 //
 // How subset.json was chosen. Candidates: names of animals, plants, food, places, vehicles, activities and objects,
 // and a few faces, hearts, people, signs and flags; without clock faces, moon phases, buttons, arrows, hands, near
@@ -6,18 +6,27 @@
 // pairs are left: of the two pictures that lie closest (mean squared error at 32 px; three times that between styles
 // of one name) the one whose next neighbour is nearer goes, with its whole name, or alone if both are one name; a
 // name left with one style goes too. About fifty well-known names gave way only to one another and kept all their
-// styles. Pictures of different names end more than 2,200 apart (of 65,025).
-// 'quickstart' is 128 pairs of those well-known names, the ones whose pictures differ most.
+// styles; the first 128 pairs are those of them whose pictures differ most.
 import { Failure } from '../../io/failure.ts';
 import type { EmojiSet } from './set.ts';
 import lists from './subset.json';
 
-export type SubsetName = keyof typeof lists;
+type SubsetName = keyof typeof lists;
 
-/** Indices in `set` of a committed list, in its order. Throws when the set lacks a pair of it. */
-export function subsetOf(set: EmojiSet, name: SubsetName): number[] {
+/** Pairs of the quick-start list that `quickstart` itself learns. */
+export const QUICKSTART_COUNT = 128;
+
+/**
+ * Indices in `set` of a committed list, in its order: all of it or the first `count`.
+ * Throws when there is no such list or the set lacks a pair of it.
+ */
+export function subsetOf(set: EmojiSet, name: string, count = Number.POSITIVE_INFINITY): number[] {
+  if (!Object.hasOwn(lists, name)) {
+    const fix = `Use one of: ${Object.keys(lists).join(', ')}`;
+    throw new Failure({ what: `emoji subset ${name}`, why: 'no such list', fix, code: 2 });
+  }
   const indices: number[] = [];
-  for (const [thing, styles] of Object.entries(lists[name])) {
+  for (const [thing, styles] of Object.entries(lists[name as SubsetName])) {
     for (const style of styles) {
       const index = set.find(thing, style);
       if (index < 0) {
@@ -27,11 +36,14 @@ export function subsetOf(set: EmojiSet, name: SubsetName): number[] {
       indices.push(index);
     }
   }
-  return indices;
+  return indices.slice(0, count);
 }
 
-/** Held-out pairs whose names a list has in other styles: what a model trained on that list may be asked for. */
-export function heldOutOf(set: EmojiSet, name: SubsetName): number[] {
-  const names = new Set(Object.keys(lists[name]));
+/**
+ * Held-out pairs whose names stand in `trained` (indices) in other styles: what a model trained on those may be
+ * asked for.
+ */
+export function heldOutBeside(set: EmojiSet, trained: readonly number[]): number[] {
+  const names = new Set(trained.map((i) => set.pairs[i]!.name));
   return set.pairs.flatMap((pair, i) => (pair.heldOut && names.has(pair.name) ? [i] : []));
 }
