@@ -1,6 +1,6 @@
-// The tokenizer of the small text encoder, which needs no vocabulary: words, each hashed into two rows of a table.
-// A word's embedding is the sum of its two rows (a Bloom embedding), so that two words that share one row still
-// differ in the other; the table is trained and lies in the model file.
+// The tokenizer of the small text encoder, which needs no vocabulary: words, each hashed into two rows of a
+// table. A word's embedding is the sum of its two rows (a Bloom embedding), so that two words that share one
+// row still differ in the other; the table is trained and lies in the model file.
 import { Failure } from '../io/failure.ts';
 import { fnv1a } from './fnv.ts';
 
@@ -32,8 +32,9 @@ export interface Tokens {
 }
 
 /**
- * The words of a text in order: NFKC, lower case, accents and apostrophes removed, split at everything that is
- * neither letter nor digit, stop words dropped. A text of stop words alone has no words, like an empty one.
+ * The words of a text in order: NFKC, lower case, accents and apostrophes removed, split at everything that
+ * is neither letter nor digit, stop words dropped. A text of stop words alone has no words, like an empty
+ * one.
  */
 export function wordsOf(text: string): string[] {
   let plain = text.normalize('NFKC').toLowerCase().replace(/['’]/g, '').replaceAll('_', ' ');

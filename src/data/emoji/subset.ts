@@ -1,12 +1,13 @@
-// The quick-start list: which (name, style) pairs the shipped model learns; `quickstart` learns the first 128.
+// The quick-start list: (name, style) pairs that the shipped model learns; `quickstart` learns the first 128.
 //
-// How subset.json was chosen. Candidates: names of animals, plants, food, places, vehicles, activities and objects,
-// and a few faces, hearts, people, signs and flags; without clock faces, moon phases, buttons, arrows, hands, near
-// copies of other names (oncoming cars, sheets of paper, mail boxes) and held-out pairs. Then, while more than 1,030
-// pairs are left: of the two pictures that lie closest (mean squared error at 32 px; three times that between styles
-// of one name) the one whose next neighbour is nearer goes, with its whole name, or alone if both are one name; a
-// name left with one style goes too. About fifty well-known names gave way only to one another and kept all their
-// styles; the first 128 pairs are those of them whose pictures differ most.
+// How subset.json was chosen. Candidates: names of animals, plants, food, places, vehicles, activities and
+// objects, and a few faces, hearts, people, signs and flags; without clock faces, moon phases, buttons,
+// arrows, hands, near copies of other names (oncoming cars, sheets of paper, mail boxes) and held-out pairs.
+// Then, while more than 1,030 pairs are left: of the two pictures that lie closest (mean squared error at 32
+// px; three times that between styles of one name) the one whose next neighbour is nearer goes, with its
+// whole name, or alone if both are one name; a name left with one style goes too. About fifty well-known
+// names gave way only to one another and kept all their styles; the first 128 pairs are those of them whose
+// pictures differ most.
 import { Failure } from '../../io/failure.ts';
 import type { EmojiSet } from './set.ts';
 import lists from './subset.json';
@@ -40,8 +41,8 @@ export function subsetOf(set: EmojiSet, name: string, count = Number.POSITIVE_IN
 }
 
 /**
- * Held-out pairs whose names stand in `trained` (indices) in other styles: what a model trained on those may be
- * asked for.
+ * Held-out pairs whose names stand in `trained` (indices) in other styles: what a model trained on those may
+ * be asked for.
  */
 export function heldOutBeside(set: EmojiSet, trained: readonly number[]): number[] {
   const names = new Set(trained.map((i) => set.pairs[i]!.name));
