@@ -12,6 +12,10 @@ BUN := build/bin/bun
 export PATH := $(CURDIR)/build/bin:$(PATH)
 # Some machines set it; it would choose OpenBLAS's kernels in place of the CPU's own features.
 unexport OPENBLAS_CORETYPE
+# Recipes say in a word what they do; `make V=1` shows the commands.
+ifndef V
+.SILENT:
+endif
 
 # The set-up is an included file: when it is out of date, make runs its rule and then starts anew, so that
 # everything below sees what was installed.
@@ -19,43 +23,43 @@ ifneq ($(filter-out help clean,$(MAKECMDGOALS)),)
 include build/setup.mk
 endif
 build/setup.mk: package.json bun.lock .ci/setup
-	@sh .ci/setup
-	@echo '# The set-up of .ci/setup is done.' > $@
+	sh .ci/setup
+	echo '# The set-up of .ci/setup is done.' > $@
 
--include cuda/build.mk
+include cuda/build.mk
 include src/data/build.mk
-NATIVE := $(if $(wildcard cuda/build.mk),build/libmicrodiff.so build/libmicrodiff_f64.so)
-EMBEDDED := build/emoji.pack
+NATIVE := build/libmicrodiff.so build/libmicrodiff_f64.so # the second, in float64, is for tests
+EMBEDDED := build/libmicrodiff.so build/emoji.pack
 
 ##@ Targets
 
 help: ## this page
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo
-	@echo 'This machine'
-	@sh .ci/setup found
+	awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	echo
+	echo 'This machine'
+	sh .ci/setup found
 
 build: dist/microdiff ## the kernels and the one executable, dist/microdiff
 
 test: $(NATIVE) $(EMBEDDED) ## every test that this machine can run, and what was skipped
-	@$(BUN) test/run.ts null cpu sim gpu
+	$(BUN) test/run.ts null cpu sim gpu
 
 test-sim: ## the CUDA path against stand-in drivers (comes with the CUDA path)
-	@echo 'test-sim: nothing to run yet: it comes with the CUDA path'
+	echo 'test-sim: nothing to run yet: it comes with the CUDA path'
 
 quickstart: dist/microdiff ## train a small model on the embedded images, about five minutes, and draw samples
 	dist/microdiff quickstart $(QUICKSTART_FLAGS)
 
 gpu-check: ## check this build on the GPU of this machine (comes with the CUDA path)
-	@echo 'gpu-check: not built yet: it comes with the CUDA path' >&2; exit 3
+	echo 'gpu-check: not built yet: it comes with the CUDA path' >&2; exit 3
 
 gpu-pack: ## pack what a rented GPU box needs for gpu-check (comes with the CUDA path)
-	@echo 'gpu-pack: not built yet: it comes with the CUDA path' >&2; exit 3
+	echo 'gpu-pack: not built yet: it comes with the CUDA path' >&2; exit 3
 
 dist: dist/microdiff ## the executable with its size and checksum, ready to copy
-	@cd dist && sha256sum microdiff > microdiff.sha256
-	@echo "dist/microdiff  $$(( $$(stat -c %s dist/microdiff) / 1048576 )) MiB"
-	@cat dist/microdiff.sha256
+	cd dist && sha256sum microdiff > microdiff.sha256
+	echo "dist/microdiff  $$(( $$(stat -c %s dist/microdiff) / 1048576 )) MiB"
+	cat dist/microdiff.sha256
 
 lint: style types ## biome (style and mistakes) and tsc (types)
 
@@ -74,7 +78,8 @@ clean: ## remove build/ and dist/; node_modules/ and runs/ stay
 SOURCES := $(shell find src ffi recipes weights -type f 2>/dev/null) package.json bun.lock LICENSE
 
 # The settings of the folder it is started in must not reach it, hence the two --no-compile flags.
-dist/microdiff: $(SOURCES) $(NATIVE) $(EMBEDDED) Makefile
-	@mkdir -p dist
+dist/microdiff: $(SOURCES) $(EMBEDDED) Makefile
+	mkdir -p dist
+	echo "bun build --compile $@"
 	$(BUN) build --compile --sourcemap=none --no-compile-autoload-bunfig --no-compile-autoload-dotenv \
 	  src/cli/main.ts --outfile $@

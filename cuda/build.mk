@@ -42,29 +42,36 @@ PLAIN_F64 := $(patsubst cuda/%.cpp,$(NATIVE_OBJECTS)/%.plain64.o,$(NATIVE_SOURCE
 native: build/libmicrodiff.so build/libmicrodiff_f64.so
 
 $(NATIVE_OBJECTS)/%.v3.o: cuda/%.cu cuda/build.mk | $(NATIVE_OBJECTS)
+	@echo "c++ $@"
 	$(CXX) $(CXX_ALL) -ffp-contract=$(call contract,$*) $(ISA_v3) -MMD -MP -MT $@ -MF $@.d \
 		-DKERNEL_SOURCE='"$*.cu"' -x c++ -c cuda/kernel_unit.h -o $@
 
 $(NATIVE_OBJECTS)/%.v4.o: cuda/%.cu cuda/build.mk | $(NATIVE_OBJECTS)
+	@echo "c++ $@"
 	$(CXX) $(CXX_ALL) -ffp-contract=$(call contract,$*) $(ISA_v4) -MMD -MP -MT $@ -MF $@.d \
 		-DKERNEL_SOURCE='"$*.cu"' -x c++ -c cuda/kernel_unit.h -o $@
 
 $(NATIVE_OBJECTS)/%.f64.o: cuda/%.cu cuda/build.mk | $(NATIVE_OBJECTS)
+	@echo "c++ $@"
 	$(CXX) $(CXX_ALL) -ffp-contract=$(call contract,$*) $(ISA_v3) -DREAL_IS_DOUBLE -MMD -MP -MT $@ -MF $@.d \
 		-DKERNEL_SOURCE='"$*.cu"' -x c++ -c cuda/kernel_unit.h -o $@
 
 $(NATIVE_OBJECTS)/%.o: cuda/%.cpp cuda/build.mk | $(NATIVE_OBJECTS)
+	@echo "c++ $@"
 	$(CXX) $(CXX_ALL) -DMD_WITH_V4 -I$(OPENBLAS_INCLUDE) -MMD -MP -MT $@ -MF $@.d -c $< -o $@
 
 $(NATIVE_OBJECTS)/%.plain64.o: cuda/%.cpp cuda/build.mk | $(NATIVE_OBJECTS)
+	@echo "c++ $@"
 	$(CXX) $(CXX_ALL) -DREAL_IS_DOUBLE -I$(OPENBLAS_INCLUDE) -MMD -MP -MT $@ -MF $@.d -c $< -o $@
 
 build/libmicrodiff.so: $(PLAIN) $(V3) $(V4) cuda/check-glibc.sh
+	@echo "link $@"
 	$(CC) $(LINK_NATIVE) $(PLAIN) $(V3) $(V4) -L$(OPENBLAS_DIR) -l:libopenblas.a -lm -o $@.new
 	sh cuda/check-glibc.sh $@.new
 	mv $@.new $@
 
 build/libmicrodiff_f64.so: $(PLAIN_F64) $(F64)
+	@echo "link $@"
 	$(CC) $(LINK_NATIVE) $(PLAIN_F64) $(F64) -L$(OPENBLAS_DIR) -l:libopenblas.a -lm -o $@
 
 $(NATIVE_OBJECTS):
@@ -93,6 +100,7 @@ build/microdiff.fatbin build/microdiff_exact.fatbin: $(NATIVE_KERNELS) $(wildcar
 	{ echo '#include "$(CURDIR)/cuda/block.h"'; echo '#include "$(CURDIR)/cuda/math.h"'; \
 	  for f in $(CUDA_SOURCES); do echo "namespace $$(basename $$f .cu)_cu {"; \
 	    echo "#include \"$(CURDIR)/$$f\""; echo '}'; done; } > $(NATIVE_OBJECTS)/$(basename $(notdir $@)).cu
+	@echo "nvcc $@"
 	$(NVCC) $(NVCC_ALL) -fmad=$(FMAD) $(CUDA_TARGETS) -fatbin $(NATIVE_OBJECTS)/$(basename $(notdir $@)).cu -o $@
 
 -include $(wildcard $(NATIVE_OBJECTS)/*.d)
