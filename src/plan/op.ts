@@ -25,6 +25,7 @@ export interface LaunchSpec {
   readonly reals?: readonly number[];
   /** Independent blocks; 0 where the kernel cuts its own grid. */
   readonly blocks: number;
+  /** Reals of scratch memory that one block needs. */
   readonly scratch?: number;
 }
 

@@ -84,7 +84,7 @@ export function freeze(name: string, trace: Trace, options: FreezeOptions): Plan
       ints: spec.ints ?? [],
       reals: spec.reals ?? [],
       blocks: spec.blocks,
-      scratch: spec.scratch ?? 0,
+      scratch: (spec.scratch ?? 0) * elemBytes.real,
     };
   });
   return {

@@ -1,0 +1,181 @@
+// Activations and the plain sum, forward and backward: gelu_tanh, gelu_erf, swiglu, add.
+// Everything is seen as rows [rows, C], each operand with its own row distance. One block = `span` rows.
+#include "block.h"
+#include "math.h"
+
+// Rows of a block; the last block may have fewer than `span`.
+FN long rows_of_block(long rows, long span, long block) {
+  const long left = rows - block * span;
+  return left < span ? left : span;
+}
+
+// tanh form: x (1 + tanh u) / 2, u = sqrt(2/pi) (x + 0.044715 x^3)        (Hendrycks & Gimpel 2016, Sec. 2)
+FN real gelu_tanh_argument(real x) { return real(0.7978845608028654) * x * (1 + real(0.044715) * x * x); }
+FN real gelu_tanh_of(real x) { return real(0.5) * x * (1 + md::tanh(gelu_tanh_argument(x))); }
+FN real gelu_tanh_slope(real x) {
+  const real t = md::tanh(gelu_tanh_argument(x));
+  const real du = real(0.7978845608028654) * (1 + real(0.134145) * x * x);
+  return real(0.5) * (1 + t) + real(0.5) * x * (1 - t * t) * du;
+}
+
+// erf form: x Phi(x), Phi the distribution function of the normal law
+FN real gelu_erf_of(real x) { return real(0.5) * x * (1 + md::erf(x * real(0.7071067811865476))); }
+FN real gelu_erf_slope(real x) {
+  const real density = real(0.3989422804014327) * md::exp(real(-0.5) * x * x);
+  return real(0.5) * (1 + md::erf(x * real(0.7071067811865476))) + x * density;
+}
+
+// y = gelu(x)
+struct gelu_tanh_fwd {
+  const act *x;  // [rows, C]
+  act *y;        // [rows, C]
+  long rows, C, span, ldx, ldy;
+  BODY(long block) {
+    const long first = block * span, end = first + rows_of_block(rows, span, block);
+    for (long row = first; row < end; ++row) {
+      const act *xr = x + row * ldx;
+      act *yr = y + row * ldy;
+      EACH(c, C) store(yr[c], gelu_tanh_of(load(xr[c])));
+    }
+  }
+};
+KERNEL(gelu_tanh_fwd)
+
+// dx = dy gelu'(x). dx may be dy itself.
+struct gelu_tanh_bwd {
+  const act *x, *dy;  // [rows, C]
+  act *dx;            // [rows, C]
+  long rows, C, span, ldx, lddy, lddx, add_dx;
+  BODY(long block) {
+    const long first = block * span, end = first + rows_of_block(rows, span, block);
+    for (long row = first; row < end; ++row) {
+      const act *xr = x + row * ldx, *dyr = dy + row * lddy;
+      act *out = dx + row * lddx;
+      if (add_dx) {
+        EACH(c, C) store(out[c], load(out[c]) + load(dyr[c]) * gelu_tanh_slope(load(xr[c])));
+      } else {
+        EACH(c, C) store(out[c], load(dyr[c]) * gelu_tanh_slope(load(xr[c])));
+      }
+    }
+  }
+};
+KERNEL(gelu_tanh_bwd)
+
+// y = gelu(x)
+struct gelu_erf_fwd {
+  const act *x;  // [rows, C]
+  act *y;        // [rows, C]
+  long rows, C, span, ldx, ldy;
+  BODY(long block) {
+    const long first = block * span, end = first + rows_of_block(rows, span, block);
+    for (long row = first; row < end; ++row) {
+      const act *xr = x + row * ldx;
+      act *yr = y + row * ldy;
+      EACH(c, C) store(yr[c], gelu_erf_of(load(xr[c])));
+    }
+  }
+};
+KERNEL(gelu_erf_fwd)
+
+// dx = dy gelu'(x). dx may be dy itself.
+struct gelu_erf_bwd {
+  const act *x, *dy;  // [rows, C]
+  act *dx;            // [rows, C]
+  long rows, C, span, ldx, lddy, lddx, add_dx;
+  BODY(long block) {
+    const long first = block * span, end = first + rows_of_block(rows, span, block);
+    for (long row = first; row < end; ++row) {
+      const act *xr = x + row * ldx, *dyr = dy + row * lddy;
+      act *out = dx + row * lddx;
+      if (add_dx) {
+        EACH(c, C) store(out[c], load(out[c]) + load(dyr[c]) * gelu_erf_slope(load(xr[c])));
+      } else {
+        EACH(c, C) store(out[c], load(dyr[c]) * gelu_erf_slope(load(xr[c])));
+      }
+    }
+  }
+};
+KERNEL(gelu_erf_bwd)
+
+// y = silu(a) b, silu(a) = a sigmoid(a)
+struct swiglu_fwd {
+  const act *a, *b;  // [rows, C]
+  act *y;            // [rows, C]
+  long rows, C, span, lda, ldb, ldy;
+  BODY(long block) {
+    const long first = block * span, end = first + rows_of_block(rows, span, block);
+    for (long row = first; row < end; ++row) {
+      const act *ar = a + row * lda, *br = b + row * ldb;
+      act *yr = y + row * ldy;
+      EACH(c, C) store(yr[c], load(ar[c]) * md::sigmoid(load(ar[c])) * load(br[c]));
+    }
+  }
+};
+KERNEL(swiglu_fwd)
+
+// da = dy b s (1 + a (1 - s)), s = sigmoid(a); db = dy a s
+struct swiglu_bwd {
+  const act *a, *b, *dy;  // [rows, C]
+  act *da, *db;           // [rows, C]
+  long rows, C, span, lda, ldb, lddy, ldda, lddb, add_da, add_db;
+  BODY(long block) {
+    const long first = block * span, end = first + rows_of_block(rows, span, block);
+    for (long row = first; row < end; ++row) {
+      const act *ar = a + row * lda, *br = b + row * ldb, *dyr = dy + row * lddy;
+      act *dar = da ? da + row * ldda : nullptr, *dbr = db ? db + row * lddb : nullptr;
+      if (dar && dbr && !add_da && !add_db) {
+        EACH(c, C) {
+          const real x = load(ar[c]), s = md::sigmoid(x), g = load(dyr[c]);
+          store(dar[c], g * load(br[c]) * s * (1 + x * (1 - s)));
+          store(dbr[c], g * x * s);
+        }
+        continue;
+      }
+      EACH(c, C) {
+        const real x = load(ar[c]), s = md::sigmoid(x), g = load(dyr[c]);
+        if (dar) store(dar[c], (add_da ? load(dar[c]) : 0) + g * load(br[c]) * s * (1 + x * (1 - s)));
+        if (dbr) store(dbr[c], (add_db ? load(dbr[c]) : 0) + g * x * s);
+      }
+    }
+  }
+};
+KERNEL(swiglu_bwd)
+
+// y = a + b
+struct add_fwd {
+  const act *a, *b;  // [rows, C]
+  act *y;            // [rows, C]
+  long rows, C, span, lda, ldb, ldy;
+  BODY(long block) {
+    const long first = block * span, end = first + rows_of_block(rows, span, block);
+    for (long row = first; row < end; ++row) {
+      const act *ar = a + row * lda, *br = b + row * ldb;
+      act *yr = y + row * ldy;
+      EACH(c, C) store(yr[c], load(ar[c]) + load(br[c]));
+    }
+  }
+};
+KERNEL(add_fwd)
+
+// da = dy, db = dy. Where a and b are one tensor, db is added after da is set.
+struct add_bwd {
+  const act *dy;  // [rows, C]
+  act *da, *db;   // [rows, C]
+  long rows, C, span, lddy, ldda, lddb, add_da, add_db;
+  BODY(long block) {
+    const long first = block * span, end = first + rows_of_block(rows, span, block);
+    for (long row = first; row < end; ++row) {
+      pass(dy + row * lddy, da ? da + row * ldda : nullptr, add_da);
+      pass(dy + row * lddy, db ? db + row * lddb : nullptr, add_db);
+    }
+  }
+  MEMBER void pass(const act *from, act *to, long add) const {
+    if (!to) return;
+    if (add) {
+      EACH(c, C) store(to[c], load(to[c]) + load(from[c]));
+    } else {
+      EACH(c, C) store(to[c], load(from[c]));
+    }
+  }
+};
+KERNEL(add_bwd)

@@ -1,0 +1,150 @@
+// softmax(q k^T / sqrt(D)) v over short sequences, forward and backward, tile by tile: no score matrix in memory.
+// Parts: attention_fwd (one block = one head of one image and one tile of queries), attention_bwd (one block = one
+// head of one image, so that every sum is done by one block in one order).
+// Scores are kept transposed, S[key, query]: maxima, sums and exponents then run along queries, a lane a query.
+#include "block.h"
+#include "math.h"
+#include "tile.h"
+
+// q, y [N, T, H D]; k, v [N, S, H D]; lse [N, H, T] = log of the sum of exp(score). Softmax over key tiles as in
+// Milakov & Gimelshein 2018: running maximum and sum. Sizes of tiles are multiples of TILE_PAD.
+struct attention_fwd {
+  const act *q, *k, *v;
+  act *y;
+  real *lse;
+  long H, T, S, D, ldq, ldk, ldv, ldy, tileT, tileS;
+  BODY(long block) {
+    const long P = tile_padded(D), tiles = (T + tileT - 1) / tileT;
+    const long n = block / tiles / H, h = block / tiles % H, t0 = block % tiles * tileT;
+    const long nt = T - t0 < tileT ? T - t0 : tileT;
+    real *Q = scratch(real);     // [D, tileT], transposed, divided by sqrt(D)
+    real *K = Q + D * tileT;     // [tileS, P]
+    real *V = K + tileS * P;     // [tileS, P]
+    real *W = V + tileS * P;     // [tileS, tileT] scores, then exp(score - top)
+    real *Y = W + tileS * tileT; // [tileT, P]
+    real *top = Y + tileT * P, *sum = top + tileT, *keep = sum + tileT;  // [tileT]
+    tile_load_t(Q, tileT, q + (n * T + t0) * ldq + h * D, ldq, nt, D, 1 / md::sqrt(real(D)));
+    EACH(t, tileT) {
+      top[t] = -INFINITY;
+      sum[t] = 0;
+    }
+    for (long s0 = 0; s0 < S; s0 += tileS) {
+      const long ns = S - s0 < tileS ? S - s0 : tileS;
+      tile_load(K, P, k + (n * S + s0) * ldk + h * D, ldk, ns, D, 1);
+      tile_load(V, P, v + (n * S + s0) * ldv + h * D, ldv, ns, D, 1);
+      block_sync();
+      tile_mul(W, tileT, K, P, Q, tileT, ns, tileT, D, false);
+      block_sync();
+      EACH(t, tileT) keep[t] = top[t];
+      for (long s = 0; s < ns; ++s)
+        EACH(t, tileT) top[t] = top[t] < W[s * tileT + t] ? W[s * tileT + t] : top[t];
+      EACH(t, tileT) {
+        keep[t] = md::exp(keep[t] - top[t]);
+        sum[t] *= keep[t];
+      }
+      for (long s = 0; s < ns; ++s) {
+        EACH(t, tileT) {
+          const real e = md::exp(W[s * tileT + t] - top[t]);
+          W[s * tileT + t] = e;
+          sum[t] += e;
+        }
+      }
+      block_sync();
+      if (s0 > 0) {
+        for (long t = 0; t < nt; ++t) EACH(d, P) Y[t * P + d] *= keep[t];
+        block_sync();
+      }
+      tile_mul_t(Y, P, W, tileT, V, P, nt, P, ns, s0 > 0);
+      block_sync();
+    }
+    for (long t = 0; t < nt; ++t) {
+      act *row = y + (n * T + t0 + t) * ldy + h * D;
+      const real by = 1 / sum[t];
+      EACH(d, D) store(row[d], Y[t * P + d] * by);
+    }
+    real *out = lse + (n * H + h) * T + t0;
+    EACH(t, nt) out[t] = top[t] + md::log(sum[t]);
+  }
+};
+KERNEL(attention_fwd)
+
+// W = exp(score - lse), delta = dy . y, dS = W (dy v^T - delta) / sqrt(D)
+// dv = W^T dy, dq = dS k, dk = dS^T q                                 (FlashAttention, Dao et al. 2022, App. B.4)
+// dq of one tile of keys is kept in `work` [N, H, T, P] until the last; `work` is absent where one tile holds all.
+struct attention_bwd {
+  const act *q, *k, *v, *y;
+  const real *lse;
+  const act *dy;
+  act *dq, *dk, *dv;
+  real *work;
+  long H, T, S, D, ldq, ldk, ldv, ldy, lddy, lddq, lddk, lddv, tileT, tileS, add_dq, add_dk, add_dv;
+  BODY(long block) {
+    const long P = tile_padded(D), n = block / H, h = block % H;
+    const real by = 1 / md::sqrt(real(D));
+    real *Q = scratch(real);      // [tileT, P]
+    real *dY = Q + tileT * P;     // [tileT, P]
+    real *Qt = dY + tileT * P;    // [D, tileT], divided by sqrt(D)
+    real *dYt = Qt + D * tileT;   // [D, tileT]
+    real *dQ = dYt + D * tileT;   // [tileT, P]
+    real *K = dQ + tileT * P;     // [tileS, P]
+    real *V = K + tileS * P;      // [tileS, P]
+    real *dK = V + tileS * P;     // [tileS, P]
+    real *dV = dK + tileS * P;    // [tileS, P]
+    real *W = dV + tileS * P;     // [tileS, tileT]
+    real *dS = W + tileS * tileT; // [tileS, tileT]
+    real *base = dS + tileS * tileT, *delta = base + tileT;  // [tileT]
+    const act *qh = q + n * T * ldq + h * D, *dyh = dy + n * T * lddy + h * D, *yh = y + n * T * ldy + h * D;
+    for (long s0 = 0; s0 < S; s0 += tileS) {
+      const long ns = S - s0 < tileS ? S - s0 : tileS;
+      tile_load(K, P, k + (n * S + s0) * ldk + h * D, ldk, ns, D, 1);
+      tile_load(V, P, v + (n * S + s0) * ldv + h * D, ldv, ns, D, 1);
+      for (long t0 = 0; t0 < T; t0 += tileT) {
+        const long nt = T - t0 < tileT ? T - t0 : tileT;
+        tile_load(Q, P, qh + t0 * ldq, ldq, nt, D, 1);
+        tile_load(dY, P, dyh + t0 * lddy, lddy, nt, D, 1);
+        tile_load_t(Qt, tileT, qh + t0 * ldq, ldq, nt, D, by);
+        tile_load_t(dYt, tileT, dyh + t0 * lddy, lddy, nt, D, 1);
+        EACH(t, tileT) {
+          base[t] = t < nt ? lse[(n * H + h) * T + t0 + t] : 0;
+          delta[t] = 0;
+        }
+        block_sync();
+        for (long d = 0; d < D; ++d)
+          EACH(t, nt) delta[t] += dYt[d * tileT + t] * load(yh[(t0 + t) * ldy + d]);
+        tile_mul(W, tileT, K, P, Qt, tileT, ns, tileT, D, false);
+        tile_mul(dS, tileT, V, P, dYt, tileT, ns, tileT, D, false);
+        block_sync();
+        for (long s = 0; s < ns; ++s) {
+          EACH(t, tileT) {
+            const real w = md::exp(W[s * tileT + t] - base[t]);
+            W[s * tileT + t] = w;
+            dS[s * tileT + t] = w * (dS[s * tileT + t] - delta[t]) * by;
+          }
+        }
+        block_sync();
+        if (dv) tile_mul(dV, P, W, tileT, dY, P, ns, P, nt, t0 > 0);
+        if (dk) tile_mul(dK, P, dS, tileT, Q, P, ns, P, nt, t0 > 0);
+        if (dq) {
+          real *sum = work ? work + ((n * H + h) * T + t0) * P : dQ;
+          tile_mul_t(sum, P, dS, tileT, K, P, nt, P, ns, s0 > 0);
+          block_sync();
+          if (s0 + ns == S) put(dq + (n * T + t0) * lddq + h * D, lddq, sum, P, nt, add_dq);
+        }
+        block_sync();
+      }
+      if (dk) put(dk + (n * S + s0) * lddk + h * D, lddk, dK, P, ns, add_dk);
+      if (dv) put(dv + (n * S + s0) * lddv + h * D, lddv, dV, P, ns, add_dv);
+      block_sync();
+    }
+  }
+  MEMBER void put(act *to, long ld, const real *from, long P, long rows, long add) const {
+    for (long i = 0; i < rows; ++i) {
+      if (add) {
+        EACH(d, D) store(to[i * ld + d], load(to[i * ld + d]) + from[i * P + d]);
+      } else {
+        EACH(d, D) store(to[i * ld + d], from[i * P + d]);
+      }
+    }
+  }
+};
+KERNEL(attention_bwd)

@@ -1,0 +1,127 @@
+// Op: attention over short sequences, all heads of all images in one launch, with its gradient.
+import { defineOp, need, refuse } from '../op.ts';
+import { cols, type Tensor } from '../tensor.ts';
+import { traceOf } from '../trace.ts';
+
+/** Queries and keys that a block holds at once: scores of 64 x 128 stay in the second-level cache. */
+const TILE_QUERIES = 64;
+const TILE_KEYS = 128;
+
+const flag = (add: boolean | undefined) => (add ? 1 : 0);
+/** Next multiple of TILE_PAD in cuda/tile.h. */
+const padded = (n: number) => Math.ceil(n / 16) * 16;
+
+function extents(op: string, q: Tensor | null | undefined, k: Tensor | null | undefined, H: number) {
+  const Q = need(q, op);
+  const K = need(k, op);
+  const [N = 1, T = 1] = Q.shape;
+  const S = K.shape[1] ?? 1;
+  const D = cols(Q) / H;
+  const fits = Q.shape.length === 3 && K.shape.length === 3 && K.shape[0] === N && cols(K) === cols(Q);
+  if (!fits || !Number.isInteger(D)) refuse(op, `q [N, T, H D] and k [N, S, H D] with H = ${H} differ`, Q, K);
+  const tileT = Math.min(TILE_QUERIES, padded(T));
+  const tileS = Math.min(TILE_KEYS, padded(S));
+  return { N, T, S, H, D, P: padded(D), tileT, tileS };
+}
+
+/** Gradient of attentionFwd. One block is one head of one image; no atomics. */
+export const attentionBwd = defineOp({
+  name: 'attention_bwd',
+  formula: 'W = exp(score - lse); dv = W^T dy; dS = W (dy v^T - dy . y) / sqrt(D); dq = dS k; dk = dS^T q',
+  inputs: ['q', 'k', 'v', 'y', 'lse', 'dy'],
+  outputs: ['dq?', 'dk?', 'dv?', 'work?'],
+  shape: ([q, k, v], { H = 1 }) => {
+    const { N, T, S, P, tileS } = extents('attention_bwd', q, k, H);
+    const [Q, K, V] = [need(q, 'attention_bwd'), need(k, 'attention_bwd'), need(v, 'attention_bwd')];
+    return [
+      { shape: Q.shape, elem: Q.storage.elem },
+      { shape: K.shape, elem: K.storage.elem },
+      { shape: V.shape, elem: V.storage.elem },
+      S > tileS ? { shape: [N, H, T, P], elem: 'real' } : null,
+    ];
+  },
+  fields: {
+    pointers: 'q k v y lse dy dq dk dv work',
+    ints: 'H T S D ldq ldk ldv ldy lddy lddq lddk lddv tileT tileS add_dq add_dk add_dv',
+  },
+  launch: (node) => {
+    const [q, k, v, y, , dy] = node.inputs;
+    const [dq, dk, dv] = node.outputs;
+    const { N, T, S, H, D, P, tileT, tileS } = extents('attention_bwd', q, k, node.attrs.H ?? 1);
+    return {
+      pointers: [...node.inputs, ...node.outputs],
+      ints: [
+        ...[H, T, S, D, ...[q, k, v, y, dy, dq, dk, dv].map((t) => t?.ld ?? 0), tileT, tileS],
+        ...[0, 1, 2].map((i) => flag(node.accumulate[i])),
+      ],
+      blocks: N * H,
+      scratch: 3 * tileT * P + 2 * D * tileT + 4 * tileS * P + 2 * tileS * tileT + 2 * tileT,
+    };
+  },
+  backward: 'only used for gradients',
+  writes: ['either', 'either', 'either', 'set'],
+  tolerance: { nmse: 1e-10, why: 'float32 exponentials, sums over keys and queries, one difference of sums' },
+  flops: (node) => {
+    const { N, T, S, H, D } = extents('attention_bwd', node.inputs[0], node.inputs[1], node.attrs.H ?? 1);
+    return 10 * N * H * T * S * D;
+  },
+});
+
+export const attentionFwd = defineOp({
+  name: 'attention_fwd',
+  formula: 'y = softmax(q k^T / sqrt(D)) v for each of H heads; lse = log sum exp(score)',
+  inputs: ['q', 'k', 'v'],
+  outputs: ['y', 'lse'],
+  shape: ([q, k, v], { H = 1 }) => {
+    const { N, T, S } = extents('attention_fwd', q, k, H);
+    const Q = need(q, 'attention_fwd');
+    const V = need(v, 'attention_fwd');
+    if (V.shape.length !== 3 || V.shape[0] !== N || V.shape[1] !== S || cols(V) !== cols(Q)) {
+      refuse('attention_fwd', 'v [N, S, H D] differs', Q, V);
+    }
+    return [
+      { shape: Q.shape, elem: Q.storage.elem },
+      { shape: [N, H, T], elem: 'real' },
+    ];
+  },
+  fields: { pointers: 'q k v y lse', ints: 'H T S D ldq ldk ldv ldy tileT tileS' },
+  launch: (node) => {
+    const [q, k, v] = node.inputs;
+    const [y] = node.outputs;
+    const { N, T, S, H, D, P, tileT, tileS } = extents('attention_fwd', q, k, node.attrs.H ?? 1);
+    return {
+      pointers: [...node.inputs, ...node.outputs],
+      ints: [H, T, S, D, ...[q, k, v, y].map((t) => t?.ld ?? 0), tileT, tileS],
+      blocks: N * H * Math.ceil(T / tileT),
+      scratch: D * tileT + 2 * tileS * P + tileS * tileT + tileT * P + 3 * tileT,
+    };
+  },
+  backward: (node, b) => {
+    const [q = null, k = null, v = null] = node.inputs;
+    const [y = null, lse = null] = node.outputs;
+    const dy = b.grad(y);
+    if (!dy || !q || !k || !v) return;
+    if (b.wants(q) && [k, v].some((t) => t.storage === q.storage && t.offset === q.offset)) {
+      refuse('attention_fwd', 'no gradient where q is also k or v', q, k, v);
+    }
+    const [dq, dk, dv] = [b.sink(q), b.sink(k), b.sink(v)];
+    if (!dq && !dk && !dv) return;
+    const { N, T, S, H, P, tileS } = extents('attention_bwd', q, k, node.attrs.H ?? 1);
+    const work = dq && S > tileS ? { shape: [N, H, T, P], elem: 'real' as const } : null;
+    b.append(attentionBwd, [q, k, v, y, lse, dy], [dq, dk, dv, work], node.attrs);
+  },
+  writes: ['set', 'set'],
+  tolerance: { nmse: 1e-11, why: 'float32 exponentials and sums over the keys' },
+  flops: (node) => {
+    const { N, T, S, H, D } = extents('attention_fwd', node.inputs[0], node.inputs[1], node.attrs.H ?? 1);
+    return 4 * N * H * T * S * D;
+  },
+});
+
+/**
+ * softmax(q k^T / sqrt(D)) v for each head: q [N, T, H D], k and v [N, S, H D], `heads` = H -> [N, T, H D].
+ * Each operand may be columns of a wider buffer; q must not be the same view as k or v if gradients are wanted.
+ */
+export function attention(q: Tensor, k: Tensor, v: Tensor, heads: number): Tensor {
+  return traceOf(q).emit(attentionFwd, [q, k, v], { H: heads })[0]!;
+}
