@@ -4,9 +4,10 @@ import type { Command } from './command.ts';
 import { completions } from './completions.ts';
 import { doctor } from './doctor.ts';
 import { help } from './help.ts';
+import { info } from './info.ts';
 import { licenses } from './licenses.ts';
 
 export const SUMMARY =
   'Trains text-to-image diffusion transformers from scratch on a micro-budget and samples from them';
 
-export const COMMANDS: readonly Command[] = [doctor, licenses, completions, help];
+export const COMMANDS: readonly Command[] = [info, doctor, licenses, completions, help];

@@ -96,8 +96,6 @@ function folderProblems(at: Folder, fix: string, holdsLibrary: boolean): string[
 function page(report: Report): string {
   const { cpu, library, gpu, temporary, folder: here } = report;
   const features = cpu.features.length > 0 ? cpu.features.join(' ') : 'none of those that are used';
-  const folderLine = (f: Folder) =>
-    `${f.path}, ${gib(f.freeBytes)} free${f.writable ? '' : ', not writable'}${f.executable ? '' : ', noexec'}`;
   const cards =
     gpu.found.length > 0 ? gpu.found.join(', ') : gpu.driver ? 'a driver, but no card' : 'none found';
   const rows = [
@@ -109,13 +107,17 @@ function page(report: Report): string {
     ...(library.path === null
       ? []
       : [['', `${library.isa} kernels, ${library.threads} threads, OpenBLAS ${library.blas}`]]),
-    ['temporary', folderLine(temporary)],
-    ['here', folderLine(here)],
+    ['temporary', folderWords(temporary)],
+    ['here', folderWords(here)],
     ['GPU', `${cards}; this version computes on the CPU only`],
     ['device', library.path === null ? 'none can be used' : 'cpu'],
   ];
   const problems = report.problems.map((problem) => `missing    ${problem}`);
   return `${[...rows.map(([name, text]) => `${name!.padEnd(11)}${text}`), ...problems].join('\n')}\n`;
+}
+
+function folderWords({ path, freeBytes, writable, executable }: Folder): string {
+  return `${path}, ${gib(freeBytes)} free${writable ? '' : ', not writable'}${executable ? '' : ', noexec'}`;
 }
 
 function gib(bytes: number): string {

@@ -1,4 +1,4 @@
-// Facts on this machine, read from the system: processor, memory, folders, graphics cards. Nothing is printed here.
+// Facts on this machine, read from the system: processor, memory, folders, graphics cards.
 
 import {
   accessSync,
@@ -65,7 +65,7 @@ export function folder(path: string): Folder {
   };
 }
 
-/** Options of the mount that holds `path`: the longest mount point that leads to it, the last of equal ones. */
+/** Options of the mount that holds `path`: the longest mount point on the way to it, the last of equals. */
 export function mountOptions(path: string, mounts: string): ReadonlySet<string> {
   let best = '';
   let found = '';

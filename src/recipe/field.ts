@@ -62,8 +62,13 @@ export const texts = <V extends readonly string[] | undefined>(value: V, meaning
   );
 
 /** Steps as a whole number, or a time such as "90s", "10m", "2h"; 0 = never. */
-export const interval = (value: number | string, meaning: string) =>
-  field<number | string>('interval', value, {}, meaning);
+export const interval = <V extends number | string | undefined>(value: V, meaning: string) =>
+  field<V extends undefined ? number | string | undefined : number | string>(
+    'interval',
+    value as never,
+    {},
+    meaning,
+  );
 
 function field<V>(kind: Kind, value: V, range: Range, meaning: string): Field<V> {
   return { kind, default: value, meaning, ...range };

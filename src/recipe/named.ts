@@ -5,6 +5,7 @@ import emoji from '../../recipes/emoji.toml' with { type: 'text' };
 import quickstart from '../../recipes/quickstart.toml' with { type: 'text' };
 import tiny from '../../recipes/tiny.toml' with { type: 'text' };
 import { EXIT, Failure } from '../io/failure.ts';
+import { osFailure } from '../io/oserror.ts';
 import { nearest } from './nearest.ts';
 
 /** Embedded recipes by name, as TOML. */
@@ -28,11 +29,6 @@ export function findRecipe(nameOrFile: string): { name: string; text: string } {
   try {
     return { name: nameOrFile, text: readFileSync(nameOrFile, 'utf8') };
   } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
-    throw new Failure({
-      what: nameOrFile,
-      why: `cannot be read (${why})`,
-      fix: 'Name a readable recipe file',
-    });
+    throw osFailure(error, nameOrFile, 'read');
   }
 }
