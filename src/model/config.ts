@@ -49,7 +49,8 @@ export function tokenCount(config: ModelConfig): number {
 }
 
 /**
- * Patches kept under a mask ratio: the reference's int(T (1 - r)) for its own ratios, else rounded, since that
+ * Patches kept under a mask ratio: the reference's int(T (1 - r)) for its own ratios, else rounded, since
+ * that
  * formula loses a token to float error for some ratios.
  */
 export function keptTokens(tokens: number, maskRatio: number): number {
@@ -90,7 +91,9 @@ export function mixerBlocks(config: ModelConfig): BlockConfig[] {
   }));
 }
 
-/** Widths of the backbone's blocks: layer-wise scaling by the two multiplier lists; no experts in the last. */
+/**
+ * Widths of the backbone's blocks: layer-wise scaling by the two multiplier lists; no experts in the last.
+ */
 export function backboneBlocks(config: ModelConfig): BlockConfig[] {
   const { depth, dim } = config;
   const qkv = perBlock(config.qkv_multipliers, depth, 'qkv_multipliers');

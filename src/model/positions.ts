@@ -1,7 +1,8 @@
 // Sin-cos positions of a square grid of patches (reference: get_2d_sincos_pos_embed).
 
 /**
- * Values [grid * grid, dim], token = y * grid + x. The first half of the channels belongs to x, the second to y;
+ * Values [grid * grid, dim], token = y * grid + x. The first half of the channels belongs to x, the second
+ * to y;
  * each half is (sines, cosines). Position = index / (grid / baseSize) / scale, in float32 as the reference.
  */
 export function sinCosPositions(dim: number, grid: number, scale: number, baseSize: number): Float64Array {

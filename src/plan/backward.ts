@@ -7,7 +7,8 @@ import { cols, count, isContiguous, rows } from './tensor.ts';
 import type { Trace } from './trace.ts';
 
 /**
- * Appends to `trace` the gradient of an objective with respect to everything that needs one. `seeds` are pairs
+ * Appends to `trace` the gradient of an objective with respect to everything that needs one. `seeds` are
+ * pairs
  * of an output and the objective's gradient with respect to it, of the same shape.
  * Parameter gradients are added into space 'grad' at the parameter's own place; returns the gradients of
  * inputs.

@@ -1,4 +1,5 @@
-// The op harness: one description of a traced function, checked five ways on the float32 and float64 libraries.
+// The op harness: one description of a traced function, checked five ways on the float32 and float64
+// libraries.
 //   forward      against a float64 reference written in the test
 //   gradient     against central differences of every input, in float64
 //   precision    float32 against float64, by the bound in the op table
