@@ -98,7 +98,12 @@ export function declareDiT(p: Parameters, config: ModelConfig): DiT {
       : null;
 
   const positions = () => sinCosPositions(dim, grid, config.pos_interp_scale, grid);
-  const posEmbed = p.add('pos_embed', [1, tokenCount(config), dim], { kind: 'values', values: positions }, FROZEN);
+  const posEmbed = p.add(
+    'pos_embed',
+    [1, tokenCount(config), dim],
+    { kind: 'values', values: positions },
+    FROZEN,
+  );
   const maskToken = p.add('mask_token', [1, 1, pixels], zeros, FROZEN);
   const xEmbedder = {
     weight: p.add('x_embedder.proj.weight', [dim, in_channels, patch_size, patch_size], xavier(dim, pixels)),
@@ -163,7 +168,13 @@ export function embedCaption(g: Context, m: DiT, y: Tensor): Caption {
   g.tap?.('y_embedder', embedded);
   const attn = selfAttention(g, m.yBlock.attn, norm(embedded, w(m.yBlock.norm1), g.eps));
   const x = residual(embedded, null, attn);
-  const mlp = feedForward(g, m.yBlock.mlp, norm(x, w(m.yBlock.norm2), g.eps), () => 0, 'y_emb_preprocess.mlp');
+  const mlp = feedForward(
+    g,
+    m.yBlock.mlp,
+    norm(x, w(m.yBlock.norm2), g.eps),
+    () => 0,
+    'y_emb_preprocess.mlp',
+  );
   const tokens = residual(x, null, mlp);
   g.tap?.('y_emb_preprocess', tokens);
   const pooled = applyMlp(g, m.pooled, meanTokens(tokens));

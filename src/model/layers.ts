@@ -28,7 +28,10 @@ export const ones: Init = { kind: 'constant', value: 1 };
 export const normal = (std: number): Init => ({ kind: 'normal', std });
 
 /** torch.nn.init.xavier_uniform_ of a [out, in] matrix. */
-export const xavier = (out: number, inn: number): Init => ({ kind: 'uniform', bound: Math.sqrt(6 / (out + inn)) });
+export const xavier = (out: number, inn: number): Init => ({
+  kind: 'uniform',
+  bound: Math.sqrt(6 / (out + inn)),
+});
 
 export function declareLinear(
   p: Parameters,

@@ -1,4 +1,5 @@
-// The denoiser of a loaded network for one batch size: captions are read once, then D(x; sigma) as often as needed.
+// The denoiser of a loaded network for one batch size: captions are read once, then D(x; sigma) as often as
+// needed.
 import type { Backend, Numbers, Region } from '../backend/backend.ts';
 import { denoised, tokensToImage } from '../diffusion/edm.ts';
 import { Failure } from '../io/failure.ts';
@@ -23,7 +24,8 @@ import { ALIGN, Trace } from '../plan/trace.ts';
 import { captionInput, contextFor, type Network } from './network.ts';
 
 /**
- * Where guidance takes its other half from: nowhere (cfg_scale 1), a zeroed caption (the shortcut: one constant
+ * Where guidance takes its other half from: nowhere (cfg_scale 1), a zeroed caption (the shortcut: one
+ * constant
  * vector per block), a caption of its own, or a zeroed caption the long way (to check the shortcut).
  */
 export type Guidance = 'none' | 'zero' | 'negative' | 'zero-direct';
@@ -87,7 +89,7 @@ export class Denoiser {
     for (let at = 0; at < images.length; at += x.length) images.set(x, at);
     this.step.set('x', images);
     this.step.set('sigma', new Float64Array(rows).fill(sigma));
-    if (guidance !== 'none') this.step.set('scale', [scale]);
+    if (guidance !== 'none') this.step.set('scale', new Float64Array(batch).fill(scale));
     this.step.run();
     return this.step.get('D');
   }
@@ -99,7 +101,9 @@ export class Denoiser {
   }
 }
 
-/** Places in space 'memory': keys and values of each block, pooled vectors, constants of the zeroed caption. */
+/**
+ * Places in space 'memory': keys and values of each block, pooled vectors, constants of the zeroed caption.
+ */
 interface MemoryLayout {
   readonly elements: number;
   place(trace: Trace, name: string): Tensor;
@@ -207,7 +211,7 @@ const traceDenoiser: Traced = (trace, g, options, layout) => {
   const F = (patches: Tensor, cNoise: Tensor): Tensor => {
     const tokens = denoiseTokens(g, dit, patches, cNoise, layout.place(trace, 'pooled'), view(), null);
     const image = tokensToImage(tokens, { channels: C, size, patchSize }, null, null);
-    return guidance === 'none' ? image : guide(image, trace.input('scale', [1], 'real'));
+    return guidance === 'none' ? image : guide(image, trace.input('scale', [options.batch], 'real'));
   };
   trace.output('D', denoised(F, { patchSize, sigmaData }, x, sigma));
 };
