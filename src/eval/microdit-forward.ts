@@ -11,7 +11,7 @@ import { reshape, type Tensor } from '../plan/tensor.ts';
 import { Trace } from '../plan/trace.ts';
 import { Denoiser, type Guidance } from '../sample/denoiser.ts';
 import { contextFor } from '../sample/network.ts';
-import { Group, relMax, relative } from './conformance.ts';
+import { type Group, relMax, relative } from './conformance.ts';
 import type { GoldenSet } from './microdit-set.ts';
 
 interface Call {
