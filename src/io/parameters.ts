@@ -1,5 +1,6 @@
-// How an image was made, as text in its PNG: the `parameters` text that A1111, Civitai, stable-diffusion.cpp and many
-// viewers read, and beside it a `microdiff` JSON text that says everything exactly, for `sample --from image.png`.
+// How an image was made, as text in its PNG: the `parameters` text that A1111, Civitai, stable-
+// diffusion.cpp and many viewers read, and beside it a `microdiff` JSON text that says everything exactly,
+// for `sample --from image.png`.
 
 import { Failure } from './failure.ts';
 import { decodeRecord, encodeRecord, type JsonRecord } from './jsonl.ts';
@@ -29,8 +30,8 @@ export function settingsTexts(settings: ImageSettings, version: string): PngText
 }
 
 /**
- * The settings in a PNG's texts, from `microdiff` if it is there, else as far as `parameters` tells them; undefined if
- * it has neither. `path` stands in the Failure for texts that are there and make no sense.
+ * The settings in a PNG's texts, from `microdiff` if it is there, else as far as `parameters` tells them;
+ * undefined if it has neither. `path` stands in the Failure for texts that are there and make no sense.
  */
 export function settingsOf(path: string, texts: readonly PngText[]): Partial<ImageSettings> | undefined {
   const exact = texts.find(({ keyword }) => keyword === 'microdiff');

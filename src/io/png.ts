@@ -1,5 +1,5 @@
-// PNG: writes 8-bit RGB and RGBA pictures with text chunks, adds text to pictures made elsewhere, and reads text back
-// from files that may be hostile. (Decoding pixels for training is the business of src/data.)
+// PNG: writes 8-bit RGB and RGBA pictures with text chunks, adds text to pictures made elsewhere, and reads
+// text back from files that may be hostile. (Decoding pixels for training is the business of src/data.)
 
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { crc32, deflateSync, inflateSync } from 'node:zlib';
@@ -12,7 +12,10 @@ export interface PngText {
   readonly text: string;
 }
 
-/** 8-bit pixels, rows from the top, without padding: [height, width, channels], straight (not premultiplied) alpha. */
+/**
+ * 8-bit pixels, rows from the top, without padding: [height, width, channels], straight (not
+ * premultiplied) alpha.
+ */
 export interface Pixels {
   readonly width: number;
   readonly height: number;
@@ -22,12 +25,18 @@ export interface Pixels {
 
 const SIGNATURE = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a);
 
-/** Most text that is read from one file, unpacked; real ones have a few kilobytes, some carry whole workflows. */
+/**
+ * Most text that is read from one file, unpacked; real ones have a few kilobytes, some carry whole
+ * workflows.
+ */
 const MAX_TEXT_BYTES = 16 * 2 ** 20;
 
 const MAX_CHUNKS = 1_000_000;
 
-/** Encodes a picture, each row with the filter that leaves the smallest differences, and `texts` before the pixels. */
+/**
+ * Encodes a picture, each row with the filter that leaves the smallest differences, and `texts` before the
+ * pixels.
+ */
 export function encodePng(pixels: Pixels, texts: readonly PngText[] = []): Uint8Array {
   const { width, height, channels, data } = pixels;
   const valid = Number.isInteger(width) && Number.isInteger(height) && width > 0 && height > 0;
@@ -226,7 +235,10 @@ function filterRows({ width, height, channels, data }: Pixels): Uint8Array {
   return out;
 }
 
-/** out = row minus its prediction; returns the sum of |difference| as signed bytes. PNG specification, section 9. */
+/**
+ * out = row minus its prediction; returns the sum of |difference| as signed bytes. PNG specification,
+ * section 9.
+ */
 function filterRow(
   filter: number,
   row: Uint8Array,

@@ -1,4 +1,5 @@
-// Image settings as PNG text: exact through `microdiff`, readable by and from other programs through `parameters`.
+// Image settings as PNG text: exact through `microdiff`, readable by and from other programs through
+// `parameters`.
 
 import { expect, test } from 'bun:test';
 import { Failure } from '../../src/io/failure.ts';
