@@ -1,5 +1,6 @@
 // Command: whose work is inside the executable, under which licence, and the texts that have to come with it.
 
+import inter from '@fontsource/inter/LICENSE' with { type: 'text' };
 import { dependencies, devDependencies, version } from '../../package.json';
 import { command } from './command.ts';
 import { SHARED } from './flags.ts';
@@ -29,6 +30,13 @@ export const WORKS: readonly Work[] = [
   row('Skia', '', 'BSD-3-Clause', 'Google Inc.', 'inside @napi-rs/canvas'),
   row('chart.js', dependencies['chart.js'], 'MIT', 'Chart.js Contributors', 'plots'),
   row('@kurkle/color', '', 'MIT', 'Jukka Kurkela', 'inside chart.js'),
+  row(
+    '@fontsource/inter',
+    dependencies['@fontsource/inter'],
+    'OFL-1.1',
+    'The Inter Project Authors',
+    'font of sheets and plots',
+  ),
   row('citty', dependencies.citty, 'MIT', 'Pooya Parsa', 'command line'),
   row('consola', dependencies.consola, 'MIT', 'Pooya Parsa', 'log'),
   row('msgpackr', dependencies.msgpackr, 'MIT', 'Kris Zyp', 'binary streams'),
@@ -59,6 +67,7 @@ export const TEXTS: Readonly<Record<string, string>> = {
   'BSD-3-Clause (OpenBLAS)': openblas,
   'BSD-3-Clause (Skia)': skia,
   'Apache-2.0 (Noto Emoji; pictures were reduced to 64 px on white)': apache,
+  'OFL-1.1 (the font Inter)': inter,
   'Unicode-3.0 (Unicode emoji data)': unicode,
   'LGPL-2.0 (JavaScriptCore; source: https://github.com/oven-sh/WebKit)': lgpl,
 };

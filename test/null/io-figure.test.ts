@@ -4,7 +4,7 @@ import { expect, test } from 'bun:test';
 import { createCanvas, loadImage } from '@napi-rs/canvas';
 import { Failure } from '../../src/io/failure.ts';
 import { drawChart } from '../../src/io/figure/chart.ts';
-import { FONT_LICENCE, fontOf, useFont, wrapText } from '../../src/io/figure/font.ts';
+import { fontOf, useFont, wrapText } from '../../src/io/figure/font.ts';
 import { boundsOf, seriesOf, shortNumber, smoothLine, thinOut } from '../../src/io/figure/series.ts';
 import { drawSheet } from '../../src/io/figure/sheet.ts';
 import { type Pixels, pngTextOf } from '../../src/io/png.ts';
@@ -92,7 +92,6 @@ test('lines of text are no wider than they may be', () => {
   }
   expect(wrapText(context, 'one two', 1000, 2)).toEqual(['one two']);
   expect(wrapText(context, 'one two three four five six', 60, 1)[0]).toEndWith('…');
-  expect(FONT_LICENCE.text).toContain('SIL Open Font License');
 });
 
 test('the font in the program is the one that draws', () => {

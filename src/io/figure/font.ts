@@ -13,7 +13,6 @@ import latinExt from '@fontsource/inter/files/inter-latin-ext-400-normal.woff2' 
 import latinExtBold from '@fontsource/inter/files/inter-latin-ext-600-normal.woff2' with { type: 'file' };
 import vietnamese from '@fontsource/inter/files/inter-vietnamese-400-normal.woff2' with { type: 'file' };
 import vietnameseBold from '@fontsource/inter/files/inter-vietnamese-600-normal.woff2' with { type: 'file' };
-import licence from '@fontsource/inter/LICENSE' with { type: 'text' };
 import { GlobalFonts, type SKRSContext2D } from '@napi-rs/canvas';
 
 /** The font package cuts Inter by script; each cut is a family of its own here, tried in this order. */
@@ -27,14 +26,6 @@ const FILES: Record<string, readonly string[]> = {
 
 /** For CSS font strings; call `useFont` before drawing with it. */
 export const FONT_FAMILY = [...Object.keys(FILES).map((name) => `"${name}"`), 'sans-serif'].join(', ');
-
-/** For `microdiff licenses`. */
-export const FONT_LICENCE = {
-  work: 'Inter',
-  by: 'The Inter Project Authors',
-  licence: 'OFL-1.1',
-  text: licence,
-};
 
 let registered = false;
 
