@@ -1,7 +1,7 @@
 // Prompts of a stream: a line is a prompt, or a JSON object with a prompt and settings of its own. A line
 // that cannot be used becomes an error in its place, and the rest goes on.
 
-import type { Line } from '../io/lines.ts';
+import { type Line, readLines } from '../io/lines.ts';
 import { LARGEST } from '../recipe/field.ts';
 import { didYouMean } from '../recipe/nearest.ts';
 
@@ -41,8 +41,13 @@ const FIELDS: Readonly<Record<string, Check>> = {
   seed: isWhole(0),
   steps: isWhole(1),
   cfg_scale: (value) => (Number.isFinite(value) ? undefined : 'must be a number'),
-  out: (value) => isText(value) ?? (value === '' ? 'is empty' : undefined),
+  out: (value) => isText(value) ?? (isInside(value as string) ? undefined : 'must be a .png name inside -o'),
 };
+
+/** A relative path to a PNG that does not lead out of the folder it is relative to. */
+function isInside(path: string): boolean {
+  return /^[^/].*\.png$/i.test(path) && !path.includes('\0') && !path.split('/').includes('..');
+}
 
 /** Whether a parsed line is an error. */
 export function isBad(item: Prompt | BadPrompt): item is BadPrompt {
@@ -90,4 +95,12 @@ function unknownField(name: string): string {
 /** The prompts of the command line's arguments, each as it is. */
 export function promptsOfArguments(args: readonly string[]): (Prompt | BadPrompt)[] {
   return args.map((text, index) => parsePrompt({ index, text }, true));
+}
+
+/** The prompts of a byte stream, one a line. */
+export async function* readPrompts(
+  source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  plain = false,
+): AsyncGenerator<Prompt | BadPrompt> {
+  for await (const line of readLines(source)) yield parsePrompt(line, plain);
 }

@@ -1,8 +1,7 @@
 // Prompts of a stream: plain lines, JSON lines, and every way in which a line can be bad.
 
 import { describe, expect, test } from 'bun:test';
-import { readLines } from '../../../src/io/lines.ts';
-import { isBad, parsePrompt, promptsOfArguments } from '../../../src/sample/prompts.ts';
+import { isBad, parsePrompt, promptsOfArguments, readPrompts } from '../../../src/sample/prompts.ts';
 
 const parse = (text: string, plain = false) => parsePrompt({ index: 3, text }, plain);
 
@@ -49,7 +48,10 @@ describe('lines', () => {
     ['{"prompt":"a","steps":0}', 'steps must be a whole number from 1, got 0'],
     ['{"prompt":"a","cfg_scale":"x"}', 'cfg_scale must be a number, got "x"'],
     ['{"prompt":"a","cfg_scale":null}', 'cfg_scale must be a number, got null'],
-    ['{"prompt":"a","out":""}', 'out is empty'],
+    ['{"prompt":"a","out":""}', 'out must be a .png name inside -o, got ""'],
+    ['{"prompt":"a","out":"../x.png"}', 'out must be'],
+    ['{"prompt":"a","out":"/x.png"}', 'out must be'],
+    ['{"prompt":"a","out":"x.txt"}', 'out must be'],
   ])('bad line %j', (text, error) => {
     const item = parse(text);
     expect(isBad(item) && item.error).toContain(error);
@@ -63,7 +65,7 @@ describe('lines', () => {
       Buffer.from('three'),
     ]);
     const items = [];
-    for await (const line of readLines([bytes])) items.push(parsePrompt(line));
+    for await (const item of readPrompts([bytes])) items.push(item);
     expect(items).toEqual([
       { index: 0, prompt: 'one' },
       { index: 1, error: 'the line is blank' },

@@ -1,0 +1,132 @@
+// From a stream of prompts to batches of pictures: settings filled in, seeds and file names given out, order kept.
+
+import { type BadPrompt, isBad, type Prompt } from './prompts.ts';
+
+/** One picture to be made, with everything that decides how it looks. */
+export interface Job {
+  /** Place in the output, from 0. */
+  readonly index: number;
+  readonly prompt: string;
+  readonly negative_prompt: string;
+  readonly seed: number;
+  readonly steps: number;
+  readonly cfg_scale: number;
+  /** Name of the PNG inside the output folder. */
+  readonly out: string;
+}
+
+/** What the command line says for pictures whose line says nothing else. */
+export interface JobDefaults {
+  readonly negative_prompt: string;
+  readonly seed: number;
+  readonly steps: number;
+  readonly cfg_scale: number;
+}
+
+export interface BatchOptions {
+  /** N, the most pictures in a batch. */
+  readonly size: number;
+  readonly defaults: JobDefaults;
+  /** Pictures for each prompt, with seeds that follow each other; 1 when left out. */
+  readonly count?: number;
+  /** Added to the seed for each line, where different prompts want different noise; 0 when left out. */
+  readonly seedStep?: number;
+  /** Longest wait in ms for a batch to fill once it has begun; 50 when left out. */
+  readonly waitMs?: number;
+}
+
+/**
+ * Cuts a stream of prompts into batches of pictures with equal steps and guidance. A bad line comes by itself in its
+ * place. A batch that has begun does not wait long for more: someone may be typing, and pictures do not depend on
+ * what else is in their batch.
+ */
+export async function* batches(
+  items: AsyncIterable<Prompt | BadPrompt> | Iterable<Prompt | BadPrompt>,
+  options: BatchOptions,
+): AsyncGenerator<readonly Job[] | BadPrompt> {
+  const { size, waitMs = 50 } = options;
+  const source = asyncIterator(items);
+  let next = source.next();
+  let batch: Job[] = [];
+  for (;;) {
+    const result = batch.length > 0 ? await within(next, waitMs) : await next;
+    if (result === LATE) {
+      yield batch;
+      batch = [];
+      continue;
+    }
+    if (result.done) break;
+    next = source.next();
+    next.catch(() => {}); // it is awaited in the next turn, which reports what went wrong
+    if (isBad(result.value)) {
+      if (batch.length > 0) yield batch;
+      batch = [];
+      yield { ...result.value, index: result.value.index * (options.count ?? 1) };
+      continue;
+    }
+    for (const job of jobsOf(result.value, options)) {
+      if (batch.length > 0 && !fitTogether(batch[0]!, job)) {
+        yield batch;
+        batch = [];
+      }
+      batch.push(job);
+      if (batch.length === size) {
+        yield batch;
+        batch = [];
+      }
+    }
+  }
+  if (batch.length > 0) yield batch;
+}
+
+/** The pictures of one prompt. */
+export function jobsOf(item: Prompt, { defaults, count = 1, seedStep = 0 }: BatchOptions): Job[] {
+  const first = item.seed ?? wrapSeed(defaults.seed + item.index * seedStep);
+  return Array.from({ length: count }, (_, k) => {
+    const index = item.index * count + k;
+    return {
+      index,
+      prompt: item.prompt,
+      negative_prompt: item.negative_prompt ?? defaults.negative_prompt,
+      seed: wrapSeed(first + k),
+      steps: item.steps ?? defaults.steps,
+      cfg_scale: item.cfg_scale ?? defaults.cfg_scale,
+      out: fileName(item.out, index, count > 1 ? k : undefined),
+    };
+  });
+}
+
+function fileName(out: string | undefined, index: number, k: number | undefined): string {
+  if (out === undefined) return `${String(index).padStart(6, '0')}.png`;
+  return k === undefined ? out : out.replace(/\.png$/i, `-${k}.png`);
+}
+
+/** Seeds are 0 .. 2^53 - 1; counting goes round. */
+function wrapSeed(seed: number): number {
+  const largest = Number.MAX_SAFE_INTEGER;
+  return seed <= largest ? seed : seed - largest - 1;
+}
+
+function fitTogether(a: Job, b: Job): boolean {
+  return a.steps === b.steps && a.cfg_scale === b.cfg_scale;
+}
+
+const LATE = Symbol('late');
+
+async function within<T>(promise: Promise<T>, ms: number): Promise<T | typeof LATE> {
+  let timer: Timer | undefined;
+  const late = new Promise<typeof LATE>((resolve) => {
+    timer = setTimeout(resolve, ms, LATE);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function asyncIterator<T>(items: AsyncIterable<T> | Iterable<T>): AsyncIterator<T> {
+  if (Symbol.asyncIterator in items) return items[Symbol.asyncIterator]();
+  const iterator = items[Symbol.iterator]();
+  return { next: () => Promise.resolve(iterator.next()) };
+}
