@@ -89,9 +89,12 @@ export async function programHelp(
   return tidy(text);
 }
 
-/** Without the spaces that citty pads its columns with at the end of lines. */
+/** Without the spaces that citty pads its columns with at the end of lines, where colour codes may follow. */
 function tidy(text: string): string {
-  return `${text.replace(/ +$/gm, '').trimEnd()}\n`;
+  const lines = text.split('\n').map((line) => {
+    return Bun.stripANSI(line).endsWith(' ') ? line.replace(/ +(\S*)$/, '$1') : line;
+  });
+  return `${lines.join('\n').trimEnd()}\n`;
 }
 
 function cittyCommand(row: Command): CommandDef {
