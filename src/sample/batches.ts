@@ -1,4 +1,4 @@
-// From a stream of prompts to batches of pictures: settings filled in, seeds and file names given out, order kept.
+// From a stream of prompts to batches of pictures: settings filled in, seeds and names given out, order kept.
 
 import { type BadPrompt, isBad, type Prompt } from './prompts.ts';
 
@@ -36,9 +36,9 @@ export interface BatchOptions {
 }
 
 /**
- * Cuts a stream of prompts into batches of pictures with equal steps and guidance. A bad line comes by itself in its
- * place. A batch that has begun does not wait long for more: someone may be typing, and pictures do not depend on
- * what else is in their batch.
+ * Cuts a stream of prompts into batches of pictures with equal steps and guidance. A bad line comes by itself
+ * in its place. A batch that has begun does not wait long for more: someone may be typing, and pictures do not
+ * depend on what else is in their batch.
  */
 export async function* batches(
   items: AsyncIterable<Prompt | BadPrompt> | Iterable<Prompt | BadPrompt>,
