@@ -24,16 +24,20 @@ export function promptOf({ name, style }: Pick<EmojiPair, 'name' | 'style'>): st
 }
 
 /**
- * The caption of a pair for one showing of it. `index` is any whole number >= 0, evenly spread (a hash of
- * seed and place); equal indices give equal captions.
+ * The caption of a pair for one showing of it. `index` is any whole number >= 0, evenly spread (a hash of seed
+ * and place); equal indices give equal captions.
  */
 export function captionOf(pair: Words, index: number): string {
+  return FORMS[formOf(index)]!.write(pair);
+}
+
+/** Which of captionForms an index chooses. */
+export function formOf(index: number): number {
   let rest = index % 100;
-  for (const form of FORMS) {
+  return FORMS.findIndex((form) => {
     rest -= form.share;
-    if (rest < 0) return form.write(pair);
-  }
-  return fullCaption(pair);
+    return rest < 0;
+  });
 }
 
 /** Every form of a pair's caption, once each. */

@@ -1,4 +1,4 @@
-// The quick-start list: (name, style) pairs that the shipped model learns; `quickstart` learns the first 128.
+// The named parts of the emoji: 'subset', which the shipped model learns, and its first 128 pairs, 'quickstart'.
 //
 // How subset.json was chosen. Candidates: names of animals, plants, food, places, vehicles, activities and
 // objects, and a few faces, hearts, people, signs and flags; without clock faces, moon phases, buttons,
@@ -10,24 +10,22 @@
 // pictures differ most.
 import { Failure } from '../../io/failure.ts';
 import type { EmojiSet } from './set.ts';
-import lists from './subset.json';
+import list from './subset.json';
 
-type SubsetName = keyof typeof lists;
-
-/** Pairs of the quick-start list that `quickstart` itself learns. */
-export const QUICKSTART_COUNT = 128;
+/** Names and how many pairs of the list they take. */
+const PARTS: Readonly<Record<string, number>> = { subset: Number.POSITIVE_INFINITY, quickstart: 128 };
 
 /**
- * Indices in `set` of a committed list, in its order: all of it or the first `count`.
- * Throws when there is no such list or the set lacks a pair of it.
+ * Indices in `set` of a named part, in the order of the committed list.
+ * Throws when there is no such part or the set lacks a pair of it.
  */
-export function subsetOf(set: EmojiSet, name: string, count = Number.POSITIVE_INFINITY): number[] {
-  if (!Object.hasOwn(lists, name)) {
-    const fix = `Use one of: ${Object.keys(lists).join(', ')}`;
-    throw new Failure({ what: `emoji subset ${name}`, why: 'no such list', fix, code: 2 });
+export function subsetOf(set: EmojiSet, name: string): number[] {
+  if (!Object.hasOwn(PARTS, name)) {
+    const fix = `Use one of: ${Object.keys(PARTS).join(', ')}`;
+    throw new Failure({ what: `emoji subset ${name}`, why: 'no such part', fix, code: 2 });
   }
   const indices: number[] = [];
-  for (const [thing, styles] of Object.entries(lists[name as SubsetName])) {
+  for (const [thing, styles] of Object.entries(list.subset)) {
     for (const style of styles) {
       const index = set.find(thing, style);
       if (index < 0) {
@@ -37,7 +35,7 @@ export function subsetOf(set: EmojiSet, name: string, count = Number.POSITIVE_IN
       indices.push(index);
     }
   }
-  return indices.slice(0, count);
+  return indices.slice(0, PARTS[name]);
 }
 
 /**

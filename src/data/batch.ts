@@ -1,0 +1,66 @@
+// Fills a training batch: pictures, word rows and places, into buffers made once.
+import { Failure } from '../io/failure.ts';
+import { ROWS_PER_WORD } from '../text/words.ts';
+import { type Draw, Mix } from './mix.ts';
+import type { Source, SourceShape } from './source.ts';
+
+export interface Batch {
+  /** [N, 3, size, size] in [-1, 1]. */
+  readonly images: Float32Array;
+  /** [N, S, 2]; -1 is padding. */
+  readonly ids: Int32Array;
+  /** [N]: which image of the run each one is; noise, sigma and masks are drawn from it. */
+  readonly places: Float64Array;
+}
+
+export class Batches {
+  private readonly mix: Mix;
+  private readonly draw: Draw = { source: 0, item: 0, captionIndex: 0 };
+
+  /** weights: one a source. seed: 0..2^53-1, of the order and of the wording. */
+  constructor(
+    private readonly sources: readonly Source[],
+    weights: readonly number[],
+    private readonly shape: SourceShape,
+    seed: number,
+  ) {
+    this.mix = new Mix(
+      sources.map((source, i) => ({ count: source.count, weight: weights[i]! })),
+      seed,
+    );
+  }
+
+  /** Buffers for N images; give your own (views of native memory) to have them filled in place. */
+  allocate(count: number): Batch {
+    const { size, length } = this.shape;
+    return {
+      images: new Float32Array(count * 3 * size * size),
+      ids: new Int32Array(count * length * ROWS_PER_WORD),
+      places: new Float64Array(count),
+    };
+  }
+
+  /** Fills `batch` with places first, first + 1, ... Splitting a batch changes nothing. */
+  fill(batch: Batch, first: number): void {
+    const { size, length } = this.shape;
+    const pixels = 3 * size * size;
+    const rows = length * ROWS_PER_WORD;
+    const count = batch.places.length;
+    if (batch.images.length !== count * pixels || batch.ids.length !== count * rows) {
+      const why = `${batch.images.length} values and ${batch.ids.length} ids do not fit ${count} images`;
+      throw new Failure({ what: 'batch', why });
+    }
+    for (let n = 0; n < count; n++) {
+      const { source, item, captionIndex } = this.mix.at(first + n, this.draw);
+      batch.places[n] = first + n;
+      this.sources[source]!.picture(item, batch.images, n * pixels);
+      this.sources[source]!.tokens(item, captionIndex, batch.ids, n * rows);
+    }
+  }
+
+  /** The caption of the image at `place`, as it is tokenized there. */
+  captionAt(place: number): string {
+    const { source, item, captionIndex } = this.mix.at(place, this.draw);
+    return this.sources[source]!.caption(item, captionIndex);
+  }
+}

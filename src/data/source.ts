@@ -1,0 +1,135 @@
+// Where pictures and captions come from: emoji of the pack and drawn shapes, both behind one interface.
+import { Failure } from '../io/failure.ts';
+import type { DataSource } from '../recipe/schema.ts';
+import { PADDING, ROWS_PER_WORD, rowsOf, wordsOf } from '../text/words.ts';
+import { captionForms, captionOf, formOf } from './emoji/captions.ts';
+import type { EmojiSet } from './emoji/set.ts';
+import { subsetOf } from './emoji/subset.ts';
+import { captionOfScene, drawScene, emptyScene, SCENE_COUNT, sceneAt } from './shapes.ts';
+
+/** Pictures and captions by item number. Writing makes no garbage. */
+export interface Source {
+  readonly name: string;
+  /** Items 0..count-1. */
+  readonly count: number;
+  /** Writes the picture as planes [3, size, size] in [-1, 1] into `out` at `offset`. */
+  picture(item: number, out: Float32Array, offset: number): void;
+  /** The caption in the wording that captionIndex (32 even bits) chooses. */
+  caption(item: number, captionIndex: number): string;
+  /** Writes the word rows [S, 2] of that caption into `out` at `offset`; words beyond S are cut. */
+  tokens(item: number, captionIndex: number, out: Int32Array, offset: number): void;
+}
+
+export interface SourceShape {
+  /** Side of the pictures in pixels. */
+  readonly size: number;
+  /** Words of a caption, S. */
+  readonly length: number;
+  /** Rows of the word table, V. */
+  readonly rows: number;
+}
+
+/**
+ * The sources of a recipe, in its order. `emoji` is opened when a source asks for it; `seed` draws the shapes.
+ * Throws a Failure that names the key for an unknown subset or style and for a source that comes out empty.
+ */
+export function openSources(
+  configs: readonly (Pick<DataSource, 'name'> & Partial<DataSource>)[],
+  emoji: () => EmojiSet,
+  shape: SourceShape,
+  seed: number,
+): Source[] {
+  return configs.map((config, i) => {
+    if (config.name === 'shapes') return shapesSource(shape, seed, config.count);
+    const set = emoji();
+    return emojiSource(set, selectEmoji(set, config, `data.source.${i}`), shape);
+  });
+}
+
+/** Indices of the pairs that a source of a recipe means: subset, then styles, then count; never held-out ones. */
+export function selectEmoji(
+  set: EmojiSet,
+  config: Partial<Pick<DataSource, 'subset' | 'styles' | 'count'>>,
+  key: string,
+): number[] {
+  const known = [...new Set(set.pairs.map((pair) => pair.style))];
+  const unknown = config.styles?.find((style) => !known.includes(style));
+  if (unknown !== undefined) {
+    const fix = `Use some of: ${known.join(', ')}`;
+    throw new Failure({ what: `${key}.styles`, why: `no style ${unknown}`, fix, code: 2 });
+  }
+  const all = config.subset === undefined ? set.pairs.map((_, i) => i) : subsetOf(set, config.subset);
+  const wanted = all.filter((i) => {
+    const pair = set.pairs[i]!;
+    return !pair.heldOut && (config.styles === undefined || config.styles.includes(pair.style));
+  });
+  if (wanted.length === 0) throw new Failure({ what: key, why: 'selects no pictures', code: 2 });
+  return wanted.slice(0, config.count);
+}
+
+/** Emoji by their indices in the set: pictures are decoded and captions tokenized here, once. */
+export function emojiSource(set: EmojiSet, indices: readonly number[], shape: SourceShape): Source {
+  const area = shape.size * shape.size;
+  const planes = new Uint8Array(indices.length * 3 * area); // [count, 3, size, size]
+  for (const [item, index] of indices.entries()) {
+    const rgb = set.image(index, shape.size);
+    for (let c = 0; c < 3; c++) {
+      const plane = (item * 3 + c) * area;
+      for (let i = 0; i < area; i++) planes[plane + i] = rgb[i * 3 + c]!;
+    }
+  }
+  const pairs = indices.map((index) => set.pairs[index]!);
+  const captions = pairs.map((pair) => captionForms(pair).map((text) => rowsOfText(text, shape)));
+  return {
+    name: 'emoji',
+    count: indices.length,
+    picture(item, out, offset) {
+      const from = item * 3 * area;
+      for (let i = 0; i < 3 * area; i++) out[offset + i] = SIGNED[planes[from + i]!]!;
+    },
+    caption: (item, captionIndex) => captionOf(pairs[item]!, captionIndex),
+    tokens(item, captionIndex, out, offset) {
+      writeRows(captions[item]![formOf(captionIndex)]!, shape.length, out, offset);
+    },
+  };
+}
+
+/** Drawn shapes; item i is scene i of the seed. */
+export function shapesSource(shape: SourceShape, seed: number, count: number = SCENE_COUNT): Source {
+  const scene = emptyScene();
+  // Shapes, colours and relations are few, so each caption's rows are kept when first met.
+  const known = new Map<number, Int32Array>();
+  return {
+    name: 'shapes',
+    count,
+    picture(item, out, offset) {
+      drawScene(sceneAt(seed, item, scene), shape.size, out, offset);
+    },
+    caption: (item) => captionOfScene(sceneAt(seed, item, scene)),
+    tokens(item, _captionIndex, out, offset) {
+      sceneAt(seed, item, scene);
+      const second = scene.relation === 0 ? 0 : scene.shape2 * 16 + scene.colour2;
+      const key = ((scene.relation * 16 + scene.shape) * 16 + scene.colour) * 256 + second;
+      let rows = known.get(key);
+      if (rows === undefined) {
+        rows = rowsOfText(captionOfScene(scene), shape);
+        known.set(key, rows);
+      }
+      writeRows(rows, shape.length, out, offset);
+    },
+  };
+}
+
+/** Byte -> [-1, 1]. */
+const SIGNED = Float32Array.from({ length: 256 }, (_, byte) => byte / 127.5 - 1);
+
+/** Rows of the first S words of a text, without padding. */
+function rowsOfText(text: string, shape: SourceShape): Int32Array {
+  const words = wordsOf(text).slice(0, shape.length);
+  return Int32Array.from(words.flatMap((word) => rowsOf(word, shape.rows)));
+}
+
+function writeRows(rows: Int32Array, length: number, out: Int32Array, offset: number): void {
+  out.set(rows, offset);
+  out.fill(PADDING, offset + rows.length, offset + length * ROWS_PER_WORD);
+}
