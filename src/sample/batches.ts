@@ -37,8 +37,8 @@ export interface BatchOptions {
 
 /**
  * Cuts a stream of prompts into batches of pictures with equal steps and guidance. A bad line comes by itself
- * in its place. A batch that has begun does not wait long for more: someone may be typing, and pictures do not
- * depend on what else is in their batch.
+ * in its place. A batch that has begun does not wait long for more: someone may be typing, and pictures do
+ * not depend on what else is in their batch.
  */
 export async function* batches(
   items: AsyncIterable<Prompt | BadPrompt> | Iterable<Prompt | BadPrompt>,
