@@ -1,5 +1,5 @@
-// Random numbers: known answers of Philox, normal and uniform numbers against float64 formulas, independence of
-// batches, sigma, masks with ties, caption dropout, initial weights.
+// Random numbers: known answers of Philox, normal and uniform numbers against float64 formulas, independence
+// of batches, sigma, masks with ties, caption dropout, initial weights.
 import { describe, expect, test } from 'bun:test';
 import type { Backend, Numbers } from '../../src/backend/backend.ts';
 import {
@@ -59,8 +59,8 @@ function philox(counter: number[], key: number[]): number[] {
 const unsigned = (y: Numbers) => [...new Uint32Array(Int32Array.from(y).buffer)];
 
 describe('philox', () => {
-  // Random123's kat_vectors, philox4x32 10. The seed has 53 bits, so the other two go through the ops in parts.
-  test('known answers', () => {
+  // Random123's kat_vectors, philox4x32 10.
+  test('the transcription in this test gives the known answers', () => {
     expect(philox([0, 0, 0, 0], [0, 0])).toEqual([0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
     const ones = [0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff];
     expect(philox(ones, [0xffffffff, 0xffffffff])).toEqual([0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]);
@@ -90,7 +90,7 @@ describe('philox', () => {
     return y;
   };
 
-  test('the kernel gives the known answers', () => {
+  test('the kernel gives them, too', () => {
     const F = 0xffffffff;
     for (const [counter, key] of [
       [
