@@ -1,5 +1,5 @@
 // Which item stands at which place of a run: sources mixed by weight, each in a new seeded order every epoch.
-// Everything is a function of the seed and the place alone, so batch split, ranks and restarts change nothing.
+// All is a function of the seed and the place alone, so batch split, ranks and restarts change nothing.
 import { Failure } from '../io/failure.ts';
 import { hash3 } from './hash.ts';
 import { Permutation } from './order.ts';

@@ -1,5 +1,6 @@
-// A seeded permutation of 0..count-1 that can be asked at any place in constant time: a Feistel network over the
-// next power of four, walked until it lands inside (Black and Rogaway, "Ciphers with Arbitrary Finite Domains").
+// A seeded permutation of 0..count-1 that can be asked at any place in constant time: a Feistel network over
+// the next power of four, walked until it lands inside (Black and Rogaway, "Ciphers with Arbitrary Finite
+// Domains", cycle walking).
 import { hash3, mix32 } from './hash.ts';
 
 const ROUNDS = 6;

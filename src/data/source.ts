@@ -30,7 +30,7 @@ export interface SourceShape {
 }
 
 /**
- * The sources of a recipe, in its order. `emoji` is opened when a source asks for it; `seed` draws the shapes.
+ * The sources of a recipe, in its order. `emoji` is asked when a source needs it; `seed` draws the shapes.
  * Throws a Failure that names the key for an unknown subset or style and for a source that comes out empty.
  */
 export function openSources(
@@ -46,7 +46,7 @@ export function openSources(
   });
 }
 
-/** Indices of the pairs that a source of a recipe means: subset, then styles, then count; never held-out ones. */
+/** Indices of the pairs that a source means: subset, then styles, then count; never held-out ones. */
 export function selectEmoji(
   set: EmojiSet,
   config: Partial<Pick<DataSource, 'subset' | 'styles' | 'count'>>,

@@ -24,8 +24,8 @@ export function promptOf({ name, style }: Pick<EmojiPair, 'name' | 'style'>): st
 }
 
 /**
- * The caption of a pair for one showing of it. `index` is any whole number >= 0, evenly spread (a hash of seed
- * and place); equal indices give equal captions.
+ * The caption of a pair for one showing of it. `index` is any whole number >= 0, evenly spread (a hash of
+ * seed and place); equal indices give equal captions.
  */
 export function captionOf(pair: Words, index: number): string {
   return FORMS[formOf(index)]!.write(pair);

@@ -1,4 +1,4 @@
-// The named parts of the emoji: 'subset', which the shipped model learns, and its first 128 pairs, 'quickstart'.
+// The named parts of the emoji: 'subset', which the shipped model learns, and its first 128, 'quickstart'.
 //
 // How subset.json was chosen. Candidates: names of animals, plants, food, places, vehicles, activities and
 // objects, and a few faces, hearts, people, signs and flags; without clock faces, moon phases, buttons,
