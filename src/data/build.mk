@@ -1,4 +1,5 @@
 # The emoji pack: pictures and captions of the quick start, made from npm packages (about ten seconds).
-build/emoji.pack: package.json bun.lock $(wildcard src/data/emoji/*.ts) src/data/emoji/pinned.json \
-    src/text/fnv.ts
-	$(BUN) run src/data/emoji/pack.ts $@
+PACK := src/data/emoji
+build/emoji.pack: package.json bun.lock $(PACK)/pack.ts $(PACK)/join.ts $(PACK)/draw.ts $(PACK)/codec.ts \
+    $(PACK)/set.ts $(PACK)/held-out.ts $(PACK)/pinned.json src/text/fnv.ts
+	$(BUN) run $(PACK)/pack.ts $@

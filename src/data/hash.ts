@@ -1,4 +1,4 @@
-// Integer hashes that choose things: data order, caption forms, shapes. (Training noise is Philox, elsewhere.)
+// Integer hashes that choose things: data order, caption forms, shapes. Training noise is Philox, elsewhere.
 
 /** Spreads 32 bits (the `lowbias32` mixer of C. Wellons, bias 0.17); a permutation of 0..2^32-1. */
 export function mix32(value: number): number {
