@@ -1,8 +1,17 @@
 // What a command is (one row of the command table), and its passage through citty: help text and call.
 
 import { type ArgsDef, type CommandDef, defineCommand, renderUsage, runCommand } from 'citty';
-import { type Argument, COMMON, type Flag, type Flags, type FlagValues, parseFlags } from './flags.ts';
+import {
+  type Argument,
+  COMMON,
+  type Flag,
+  type Flags,
+  type FlagValues,
+  type Parsed,
+  parseFlags,
+} from './flags.ts';
 import type { Log } from './log.ts';
+import type { Progress } from './progress.ts';
 
 /** What a command gets to work with. */
 export interface Call<F extends Flags = Flags> {
@@ -12,7 +21,12 @@ export interface Call<F extends Flags = Flags> {
   /** Names of the flags that were given, as against left at their default. */
   readonly given: ReadonlySet<string>;
   readonly log: Log;
+  /** The live line; it makes room for the log by itself. */
+  readonly progress: Progress;
 }
+
+/** What a command says things with, besides its data on stdout. */
+export type Voice = Pick<Call, 'log' | 'progress'>;
 
 /** One command. `run` returns the exit code; 0 when it returns nothing. */
 export interface Command {
@@ -22,10 +36,7 @@ export interface Command {
   readonly args: readonly Argument[];
   /** Command line and what it does, for help. */
   readonly examples: readonly (readonly [string, string])[];
-  run(
-    parsed: { args: readonly string[]; values: unknown; given: ReadonlySet<string> },
-    log: Log,
-  ): Promise<number>;
+  run(parsed: Parsed, voice: Voice): Promise<number>;
 }
 
 interface Definition<F extends Flags> {
@@ -45,20 +56,19 @@ export function command<const F extends Flags = Record<never, Flag>>(parts: Defi
     flags: { ...parts.flags, ...COMMON },
     args: parts.args ?? [],
     examples: parts.examples,
-    async run({ args, values, given }, log) {
-      const code = await parts.run({ args, given, log, values: values as Call<F>['values'] });
+    async run({ args, values, given }, voice) {
+      const code = await parts.run({ ...voice, args, given, values: values as Call<F>['values'] });
       return code ?? 0;
     },
   };
 }
 
 /** Checks the arguments of a command strictly, then has citty run it. Returns the exit code. */
-export async function runStrict(row: Command, argv: readonly string[], makeLog: (values: unknown) => Log) {
+export async function runStrict(row: Command, argv: readonly string[], voice: Voice): Promise<number> {
   const parsed = parseFlags(row.name, row.flags, row.args, argv);
-  const log = makeLog(parsed.values);
   const definition = defineCommand({
     ...cittyCommand(row),
-    run: () => row.run(parsed, log),
+    run: () => row.run(parsed, voice),
   });
   const { result } = await runCommand(definition, { rawArgs: ['--', ...parsed.args] });
   return result as number;

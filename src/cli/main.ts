@@ -3,13 +3,14 @@
 
 import { EXIT, Failure } from '../io/failure.ts';
 import { didYouMean } from '../recipe/nearest.ts';
-import { runStrict } from './command.ts';
+import { runStrict, type Voice } from './command.ts';
 import { COMMANDS } from './commands.ts';
 import { COMMON, parseFlags, usage } from './flags.ts';
 import { helpOn } from './help.ts';
 import { createLog, type Log, type LogOptions } from './log.ts';
+import { Progress } from './progress.ts';
 import { stdout } from './stdout.ts';
-import { colorOn, writeStderr } from './terminal.ts';
+import { colorOn, hasLiveLine, writeStderr } from './terminal.ts';
 import { versionLine } from './version.ts';
 
 /** Runs the program on its arguments and returns its exit code. */
@@ -38,10 +39,21 @@ async function main(argv: readonly string[]): Promise<number> {
     }
     if (asksForHelp(after)) return print(await helpOn(name, colorOn(process.stdout)));
     options = logOptions([...before, ...after]);
-    return await runStrict(row, [...before, ...after], () => createLog(options));
+    return await runStrict(row, [...before, ...after], voiceOf(options));
   } catch (error) {
     return report(error, createLog(options), options.verbose === true);
   }
+}
+
+/** The log and the live line, which share stderr. */
+function voiceOf(options: LogOptions): Voice {
+  const progress = new Progress({
+    write: writeStderr,
+    live: hasLiveLine(process.env, process.stderr.isTTY),
+    columns: () => process.stderr.columns,
+    quiet: options.quiet === true,
+  });
+  return { log: createLog({ ...options, progress }), progress };
 }
 
 /** Flags may stand before the command: `microdiff -q train tiny`. */
