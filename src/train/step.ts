@@ -1,0 +1,164 @@
+// The plans of training: one micro-step (draw noise and mask, forward, loss, backward) and one update.
+import { trainingLoss } from '../diffusion/edm.ts';
+import { denoiseTokens, directView, embedCaption } from '../model/dit.ts';
+import { keptTokens, tokenCount } from '../model/config.ts';
+import type { Context } from '../model/layers.ts';
+import { backward } from '../plan/backward.ts';
+import { fill } from '../plan/ops/fill.ts';
+import { adamw, addLoss, clipScale, SCALAR_SIZE, STATE_SIZE, sumSquares } from '../plan/ops/optimizer.ts';
+import { drawKeep, drawMask, drawSigma, gaussian, PURPOSE } from '../plan/ops/random.ts';
+import { scaleImages } from '../plan/ops/rows.ts';
+import type { Parameter, Parameters } from '../plan/params.ts';
+import { freeze, type Plan } from '../plan/plan.ts';
+import type { Tensor } from '../plan/tensor.ts';
+import { Trace } from '../plan/trace.ts';
+import type { ElemBytes } from '../backend/backend.ts';
+import { captionInput, contextFor, type Network } from '../sample/network.ts';
+
+/** One micro-step's own numbers. */
+export interface MicroStep {
+  /** Images N of one pass. */
+  readonly batch: number;
+  /** Passes whose gradients add up to one update. */
+  readonly passes: number;
+  readonly maskRatio: number;
+  readonly P_mean: number;
+  readonly P_std: number;
+  readonly sigmaData: number;
+  readonly captionDropout: number;
+  /** Caption length, where captions come as embeddings. */
+  readonly captionLength?: number;
+}
+
+/** What a pass learns from, as tensors of its trace. */
+export interface TrainingTensors {
+  readonly x0: Tensor;
+  readonly noise: Tensor;
+  readonly sigma: Tensor;
+  readonly ids: Tensor | null;
+  /** Caption tokens [N, S, caption_channels]. */
+  readonly y: Tensor;
+}
+
+/** Patches K that the backbone sees; null for all. */
+export function keptPatches(network: Network, maskRatio: number): number | null {
+  const { config } = network.dit;
+  if (maskRatio === 0 || config.masking === 'none') return null;
+  return keptTokens(tokenCount(config), maskRatio);
+}
+
+/**
+ * Micro-step whose noise, levels, mask and caption dropout are drawn from the seed and each image's place
+ * in the
+ * run. Inputs: x0, words or captions, places [N, 2], seed [2].
+ */
+export function microStepPlan(network: Network, step: MicroStep, elemBytes: ElemBytes): Plan {
+  const trace = new Trace();
+  const g = contextFor(network, trace, { training: true });
+  const { in_channels: C, input_size: S } = network.dit.config;
+  const N = step.batch;
+  const x0 = trace.input('x0', [N, C, S, S], 'real');
+  const places = trace.input('places', [N, 2], 'i32');
+  const seed = trace.input('seed', [2], 'i32');
+  const kept = keptPatches(network, step.maskRatio);
+  const captions = captionInput(g, network, trace, N, step.captionLength);
+  const y =
+    step.captionDropout > 0 ? scaleImages(captions, drawKeep(places, seed, step.captionDropout)) : captions;
+  const loss = traceLoss(g, network, step.sigmaData, {
+    x0,
+    noise: gaussian(places, seed, [N, C, S, S], PURPOSE.noise),
+    sigma: drawSigma(places, seed, step.P_mean, step.P_std),
+    ids: kept === null ? null : drawMask(places, seed, tokenCount(network.dit.config), kept),
+    y,
+  });
+  finishMicroStep(trace, loss, N * step.passes);
+  return freeze('micro-step', trace, { elemBytes });
+}
+
+/** Loss of each image [N]. */
+export function traceLoss(g: Context, network: Network, sigmaData: number, t: TrainingTensors): Tensor {
+  const { dit } = network;
+  const caption = embedCaption(g, dit, t.y);
+  const view = directView(g, dit, caption);
+  const F = (patches: Tensor, cNoise: Tensor, ids: Tensor | null) =>
+    denoiseTokens(g, dit, patches, cNoise, caption.pooled, view, ids);
+  return trainingLoss(F, { patchSize: dit.config.patch_size, sigmaData }, t);
+}
+
+/** Appends the gradient of the mean loss over `images` images, and adds the losses to the state block. */
+export function finishMicroStep(trace: Trace, loss: Tensor, images: number): void {
+  trace.output('loss', loss);
+  const share = trace.fresh({ shape: loss.shape, elem: loss.storage.elem }, 'd(mean loss)');
+  trace.emitInto(fill, [], [{ tensor: share, accumulate: false }], { value: 1 / images });
+  backward(trace, [[loss, share]]);
+  addLoss(loss, stateBlock(trace));
+}
+
+export interface UpdateOptions {
+  /** Largest global gradient norm; 0: no clipping. */
+  readonly clipNorm: number;
+  readonly weightDecay: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly eps: number;
+  readonly expertLrScale: number;
+  /** Keep averaged weights in space 'ema'. */
+  readonly ema: boolean;
+}
+
+/** Norm, clip, AdamW and EMA over the flat buffers; gradients are zero afterwards. */
+export function updatePlan(parameters: Parameters, options: UpdateOptions, elemBytes: ElemBytes): Plan {
+  const trace = new Trace();
+  void parameters.list;
+  const state = stateBlock(trace);
+  const scalars = trace.fixed('scalar', 'scalars', [SCALAR_SIZE], 0, { elem: 'real' });
+  const grad = trace.fixed('grad', 'gradient', [parameters.trainableEnd], 0, { elem: 'real' });
+  const maxNorm = options.clipNorm > 0 ? options.clipNorm : Number.POSITIVE_INFINITY;
+  clipScale(sumSquares(grad), state, maxNorm);
+  for (const part of stretches(parameters, options)) {
+    const flat = (space: string) =>
+      trace.fixed(space, `${space} ${part.base}`, [part.count], part.base, { elem: 'real' });
+    const buffers = {
+      weight: flat('weight'),
+      grad: flat('grad'),
+      m: flat('m'),
+      v: flat('v'),
+      ema: options.ema ? flat('ema') : null,
+    };
+    const { beta1, beta2, eps } = options;
+    adamw(buffers, scalars, state, { decay: part.decay, lrScale: part.lrScale, beta1, beta2, eps });
+  }
+  return freeze('update', trace, { elemBytes });
+}
+
+function stateBlock(trace: Trace): Tensor {
+  return trace.fixed('state', 'state', [STATE_SIZE], 0, { elem: 'real' });
+}
+
+interface Stretch {
+  readonly base: number;
+  readonly count: number;
+  readonly decay: number;
+  readonly lrScale: number;
+}
+
+/** Neighbouring parameters that are treated alike are updated in one stretch. */
+function stretches(parameters: Parameters, options: UpdateOptions): Stretch[] {
+  const trainable = parameters.list.filter((p) => !p.tags.frozen).toSorted((a, b) => a.base - b.base);
+  const treatment = (p: Parameter) => ({
+    decay: p.tags.decay ? options.weightDecay : 0,
+    lrScale: p.tags.expert ? options.expertLrScale : 1,
+  });
+  const parts: Stretch[] = [];
+  for (const [i, p] of trainable.entries()) {
+    const end = trainable[i + 1]?.base ?? parameters.trainableEnd;
+    const { decay, lrScale } = treatment(p);
+    const last = parts.at(-1);
+    if (last && last.decay === decay && last.lrScale === lrScale) {
+      parts[parts.length - 1] = { ...last, count: end - last.base };
+    } else {
+      parts.push({ base: p.base, count: end - p.base, decay, lrScale });
+    }
+  }
+  return parts;
+}

@@ -1,0 +1,232 @@
+// The trainer: flat buffers, the plans of the current stage, and one step at a time. Knows no files.
+import type { Backend, Region } from '../backend/backend.ts';
+import { Failure } from '../io/failure.ts';
+import { SCALAR, SCALAR_SIZE, STATE, STATE_SIZE } from '../plan/ops/optimizer.ts';
+import { words } from '../plan/ops/random.ts';
+import type { Plan } from '../plan/plan.ts';
+import { hostNumbers, Runner } from '../plan/runner.ts';
+import type { Recipe, Stage } from '../recipe/schema.ts';
+import type { Network } from '../sample/network.ts';
+import { allocFlat } from '../sample/weights.ts';
+import { initialiseWeights } from './initialise.ts';
+import { rateMultiplier } from './schedule.ts';
+import { microStepPlan, updatePlan } from './step.ts';
+
+/**
+ * Buffers of N images that a source fills: images [N, C, S, S], word rows [N, L, 2], places in the run [N].
+ */
+export interface Batch {
+  readonly images: Float32Array;
+  readonly ids: Int32Array;
+  readonly places: Float64Array;
+}
+
+/** Training images by their place in the run. */
+export interface BatchSource {
+  allocate(count: number): Batch;
+  fill(batch: Batch, first: number): void;
+}
+
+export interface StepReport {
+  /** Steps done, this one included. */
+  readonly step: number;
+  readonly images: number;
+  readonly loss: number;
+  readonly gradNorm: number;
+  readonly lr: number;
+  readonly stage: number;
+  /** The step changed nothing, because its loss or gradient was not finite. */
+  readonly skipped: boolean;
+}
+
+/** Everything that a step changes or reads, as flat buffers of the backend. */
+export interface TrainingState {
+  readonly weight: Region;
+  readonly grad: Region;
+  readonly m: Region;
+  readonly v: Region;
+  /** Averaged weights; null where the recipe has none. */
+  readonly ema: Region | null;
+  readonly state: Region;
+  readonly scalar: Region;
+}
+
+interface StagePlans {
+  readonly index: number;
+  readonly micro: Runner;
+  readonly update: Runner;
+  readonly batch: Batch;
+  readonly passes: number;
+}
+
+export class Trainer {
+  readonly buffers: TrainingState;
+  /** Steps done, and images seen in them. */
+  step = 0;
+  images = 0;
+  private plans: StagePlans | null = null;
+
+  constructor(
+    private readonly backend: Backend,
+    readonly network: Network,
+    private readonly recipe: Recipe,
+    private readonly source: BatchSource,
+  ) {
+    const flat = (extent: 'all' | 'trainable') => allocFlat(backend, network.parameters, extent);
+    const ema = recipe.optimizer.ema > 0 || recipe.stage.some((s) => (s.ema ?? 0) > 0);
+    const { real } = backend.elemBytes;
+    this.buffers = {
+      weight: flat('all'),
+      grad: flat('trainable'),
+      m: flat('trainable'),
+      v: flat('trainable'),
+      ema: ema ? flat('all') : null,
+      state: backend.alloc(STATE_SIZE * real),
+      scalar: backend.alloc(SCALAR_SIZE * real),
+    };
+  }
+
+  /** Steps of all stages. */
+  get totalSteps(): number {
+    return this.recipe.stage.reduce((sum, s) => sum + s.steps, 0);
+  }
+
+  /** The stage that does the step after `step` done ones, and how many of its own steps are done. */
+  stageAt(step: number): { index: number; stage: Stage; done: number } {
+    let start = 0;
+    for (const [index, stage] of this.recipe.stage.entries()) {
+      if (step < start + stage.steps) return { index, stage, done: step - start };
+      start += stage.steps;
+    }
+    throw new Failure({ what: 'train', why: `all ${start} steps of the recipe are done` });
+  }
+
+  /** Draws the initial weights; the averaged ones begin as a copy. */
+  initialise(): void {
+    const { weight, ema } = this.buffers;
+    initialiseWeights(this.backend, weight, this.network.parameters, this.recipe.train.seed);
+    if (ema) this.copyRegion(weight, ema);
+  }
+
+  /** One update of the weights from the next images of the run. */
+  runStep(): StepReport {
+    const { index, stage, done } = this.stageAt(this.step);
+    const plans = this.plansFor(index, stage);
+    const { micro, update, batch, passes } = plans;
+    for (let pass = 0; pass < passes; pass++) {
+      this.source.fill(batch, this.images);
+      micro.set('x0', batch.images);
+      micro.set('words', batch.ids);
+      micro.set('places', placeWords(batch.places));
+      micro.run();
+      this.images += batch.places.length;
+    }
+    const lr = this.learningRate(stage, done);
+    const scalars = hostNumbers(this.backend, 'real', SCALAR_SIZE);
+    scalars[SCALAR.lr] = lr;
+    scalars[SCALAR.emaRate] = stage.ema ?? this.recipe.optimizer.ema;
+    this.backend.write(this.buffers.scalar, 0, scalars);
+    update.run();
+    this.step += 1;
+    const state = hostNumbers(this.backend, 'real', STATE_SIZE);
+    this.backend.read(this.buffers.state, 0, state);
+    return {
+      step: this.step,
+      images: this.images,
+      loss: state[STATE.loss]!,
+      gradNorm: state[STATE.norm]!,
+      lr,
+      stage: index,
+      skipped: state[STATE.skip] !== 0,
+    };
+  }
+
+  /** The plans of the next step's stage, for counting and printing. */
+  currentPlans(): { micro: Plan; update: Plan; passes: number; batch: number } {
+    const { index, stage } = this.stageAt(this.step);
+    const { micro, update, passes, batch } = this.plansFor(index, stage);
+    return { micro: micro.plan, update: update.plan, passes, batch: batch.places.length };
+  }
+
+  /**
+   * Nanoseconds per op of one pass and of one update with the data of the last step (changes the weights).
+   */
+  timeStep(): { micro: Float64Array; update: Float64Array } {
+    const { index, stage } = this.stageAt(this.step);
+    const { micro, update } = this.plansFor(index, stage);
+    return { micro: micro.runTimed(), update: update.runTimed() };
+  }
+
+  free(): void {
+    this.plans?.micro.free();
+    this.plans?.update.free();
+    this.plans = null;
+    for (const region of Object.values(this.buffers)) region?.free();
+  }
+
+  private learningRate(stage: Stage, done: number): number {
+    const { optimizer, schedule } = this.recipe;
+    const course = {
+      kind: stage.schedule ?? schedule.kind,
+      warmupSteps: stage.warmup_steps ?? schedule.warmup_steps,
+      alphaF: stage.alpha_f ?? schedule.alpha_f,
+      steps: stage.steps,
+      lagged: schedule.lagged,
+    };
+    return (stage.lr ?? optimizer.lr) * rateMultiplier(course, done);
+  }
+
+  private plansFor(index: number, stage: Stage): StagePlans {
+    if (this.plans?.index === index) return this.plans;
+    this.plans?.micro.free();
+    this.plans?.update.free();
+    const { backend, network, recipe } = this;
+    const { diffusion, data, optimizer, train } = recipe;
+    const batchSize = stage.batch_size ?? train.batch_size;
+    const microBatch = train.micro_batch || batchSize;
+    const passes = batchSize / microBatch;
+    const step = {
+      batch: microBatch,
+      passes,
+      maskRatio: stage.mask_ratio,
+      P_mean: stage.P_mean ?? diffusion.P_mean,
+      P_std: stage.P_std ?? diffusion.P_std,
+      sigmaData: diffusion.sigma_data,
+      captionDropout: stage.caption_dropout ?? data.caption_dropout,
+    };
+    const options = {
+      clipNorm: stage.clip_norm ?? optimizer.clip_norm,
+      weightDecay: optimizer.weight_decay,
+      beta1: optimizer.beta1,
+      beta2: optimizer.beta2,
+      eps: optimizer.eps,
+      expertLrScale: optimizer.expert_lr_scale,
+      ema: this.buffers.ema !== null,
+    };
+    const { weight, grad, m, v, ema, state, scalar } = this.buffers;
+    const regions = { weight, grad, m, v, state, scalar, ...(ema ? { ema } : {}) };
+    const micro = new Runner(backend, microStepPlan(network, step, backend.elemBytes), regions);
+    const update = new Runner(backend, updatePlan(network.parameters, options, backend.elemBytes), regions);
+    micro.set('seed', words(train.seed));
+    this.plans = { index, micro, update, batch: this.source.allocate(microBatch), passes };
+    return this.plans;
+  }
+
+  private copyRegion(from: Region, to: Region): void {
+    const bytes = from.bytes;
+    for (let at = 0; at < bytes; at += COPY_BYTES) {
+      const part = new Uint8Array(Math.min(COPY_BYTES, bytes - at));
+      this.backend.read(from, at, part);
+      this.backend.write(to, at, part);
+    }
+  }
+}
+
+const COPY_BYTES = 64 * 2 ** 20;
+
+/** Places as pairs of 32-bit words [N, 2]. */
+function placeWords(places: Float64Array): Int32Array {
+  const pairs = new Int32Array(2 * places.length);
+  for (const [i, place] of places.entries()) pairs.set(words(place), 2 * i);
+  return pairs;
+}
