@@ -5,7 +5,8 @@ export interface ProgressState {
   /** What is counted: "step", "image". */
   readonly unit: string;
   readonly done: number;
-  readonly total: number;
+  /** Unknown for a stream. */
+  readonly total?: number;
   /** Images per second. */
   readonly rate?: number;
   readonly loss?: number;
@@ -46,7 +47,7 @@ export class Progress {
     const at = this.#now();
     this.#start ??= { at, done: state.done };
     const wait = this.#options.live ? LIVE_MS : PLAIN_MS;
-    if (at - this.#drawnAt < wait && state.done < state.total) return;
+    if (at - this.#drawnAt < wait && state.done !== state.total) return;
     this.#drawnAt = at;
     const line = this.#line(state, at);
     if (!this.#options.live) {
@@ -76,12 +77,12 @@ export class Progress {
 
   #line(state: ProgressState, at: number): string {
     const { unit, done, total, rate, loss, note } = state;
-    const parts = [`${unit} ${done}/${total}`];
+    const parts = [total === undefined ? `${unit} ${done}` : `${unit} ${done}/${total}`];
     if (rate !== undefined) parts.push(`${rate.toPrecision(rate >= 1000 ? 4 : 3)} images/s`);
     if (loss !== undefined) parts.push(`loss ${Number.isFinite(loss) ? loss.toFixed(4) : String(loss)}`);
     const start = this.#start!;
     const passed = (at - start.at) / 1000;
-    if (done > start.done && done < total) {
+    if (total !== undefined && done > start.done && done < total) {
       parts.push(`${duration(((total - done) * passed) / (done - start.done))} left`);
     }
     if (note) parts.push(note);

@@ -78,6 +78,14 @@ describe('progress', () => {
     ]);
   });
 
+  test('a stream has no total', () => {
+    const { lines, write } = recorder();
+    let now = 0;
+    const progress = new Progress({ write, live: false, now: () => now });
+    for (let done = 1; done <= 2; done++, now += 6000) progress.update({ unit: 'image', done });
+    expect(lines).toEqual(['image 1\n', 'image 2\n']);
+  });
+
   test('durations', () => {
     expect([9.4, 130, 3599.4, 11100].map(duration)).toEqual(['9s', '2m10s', '59m59s', '3h05m']);
   });
