@@ -109,8 +109,13 @@ struct attention_bwd {
           delta[t] = 0;
         }
         block_sync();
-        for (long d = 0; d < D; ++d)
-          EACH(t, nt) delta[t] += dYt[d * tileT + t] * load(yh[(t0 + t) * ldy + d]);
+        for (long t = 0; t < nt; ++t) {
+          const act *row = yh + (t0 + t) * ldy;
+          real dot = 0;
+          EACH_SUM(d, D, dot) dot += dY[t * P + d] * load(row[d]);
+          dot = block_sum(dot);
+          if (TID == 0) delta[t] = dot;
+        }
         tile_mul(W, tileT, K, P, Qt, tileT, ns, tileT, D, false);
         tile_mul(dS, tileT, V, P, dYt, tileT, ns, tileT, D, false);
         block_sync();

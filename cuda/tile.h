@@ -19,15 +19,13 @@ FN void tile_load(real *to, long ld, const act *from, long ldfrom, long rows, lo
   }
 }
 
+#if MD_CUDA
+
 // to[c, i] = from[i, c] * by for i < rows, c < cols; columns rows..ld-1 are 0.
 FN void tile_load_t(real *to, long ld, const act *from, long ldfrom, long rows, long cols, real by) {
-  for (long c = 0; c < cols; ++c) {
-    EACH(i, rows) to[c * ld + i] = load(from[i * ldfrom + c]) * by;
-    for (long i = rows + TID; i < ld; i += LANES) to[c * ld + i] = 0;
-  }
+  for (long i = 0; i < rows; ++i) EACH(c, cols) to[c * ld + i] = load(from[i * ldfrom + c]) * by;
+  EACH(c, cols) for (long i = rows; i < ld; ++i) to[c * ld + i] = 0;
 }
-
-#if MD_CUDA
 
 template <bool Transposed>
 FN void tile_product(real *C, long ldc, const real *A, long lda, const real *B, long ldb, long M, long N, long K,
@@ -50,6 +48,39 @@ FN void tile_product(real *C, long ldc, const real *A, long lda, const real *B, 
 #define TILE_ROWS 6
 #endif
 typedef real tile_vector __attribute__((vector_size(TILE_VECTOR), aligned(sizeof(real)), may_alias));
+
+// Four by four numbers at a time, by shuffles. Reads along rows: rows of a wide buffer often lie a multiple of
+// 2 KiB apart, and a walk down a column would miss the first-level cache at every step.
+typedef real tile_quad __attribute__((vector_size(4 * sizeof(real)), aligned(sizeof(real)), may_alias));
+typedef decltype(tile_quad() < tile_quad()) tile_lanes;
+
+// to[c, i] = from[i, c] * by for i < rows, c < cols; columns rows..ld-1 are 0.
+FN void tile_load_t(real *to, long ld, const act *from, long ldfrom, long rows, long cols, real by) {
+  const tile_lanes low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, left = {0, 1, 4, 5}, right = {2, 3, 6, 7};
+  const long quads = cols / 4 * 4;
+  long i = 0;
+  for (; i + 4 <= rows; i += 4) {
+    const act *r = from + i * ldfrom;
+    for (long c = 0; c < quads; c += 4) {
+      const tile_quad r0 = *(const tile_quad *)(r + c) * by, r1 = *(const tile_quad *)(r + ldfrom + c) * by;
+      const tile_quad r2 = *(const tile_quad *)(r + 2 * ldfrom + c) * by;
+      const tile_quad r3 = *(const tile_quad *)(r + 3 * ldfrom + c) * by;
+      const tile_quad a = __builtin_shuffle(r0, r1, low), b = __builtin_shuffle(r2, r3, low);
+      const tile_quad d = __builtin_shuffle(r0, r1, high), e = __builtin_shuffle(r2, r3, high);
+      real *out = to + c * ld + i;
+      *(tile_quad *)out = __builtin_shuffle(a, b, left);
+      *(tile_quad *)(out + ld) = __builtin_shuffle(a, b, right);
+      *(tile_quad *)(out + 2 * ld) = __builtin_shuffle(d, e, left);
+      *(tile_quad *)(out + 3 * ld) = __builtin_shuffle(d, e, right);
+    }
+    for (long c = quads; c < cols; ++c)
+      for (long j = 0; j < 4; ++j) to[c * ld + i + j] = r[j * ldfrom + c] * by;
+  }
+  for (; i < rows; ++i)
+    for (long c = 0; c < cols; ++c) to[c * ld + i] = from[i * ldfrom + c] * by;
+  for (long c = 0; c < cols; ++c)
+    for (i = rows; i < ld; ++i) to[c * ld + i] = 0;
+}
 
 // C[R, V vectors] (+)= A[R, K] B[K, V vectors]
 template <int R, int V, bool Transposed>
