@@ -9,13 +9,15 @@ FN long rows_of_block(long rows, long span, long block) {
   return left < span ? left : span;
 }
 
-// tanh form: x (1 + tanh u) / 2, u = sqrt(2/pi) (x + 0.044715 x^3)        (Hendrycks & Gimpel 2016, Sec. 2)
-FN real gelu_tanh_argument(real x) { return real(0.7978845608028654) * x * (1 + real(0.044715) * x * x); }
-FN real gelu_tanh_of(real x) { return real(0.5) * x * (1 + md::tanh(gelu_tanh_argument(x))); }
+// tanh form: x (1 + tanh u) / 2 = x sigmoid(2 u), u = sqrt(2/pi) (x + 0.044715 x^3)
+// (Hendrycks & Gimpel 2016, Sec. 2). The sigmoid costs one exponential and keeps small results exact.
+FN real gelu_tanh_gate(real x) {
+  return md::sigmoid(real(1.5957691216057308) * x * (1 + real(0.044715) * x * x));
+}
+FN real gelu_tanh_of(real x) { return x * gelu_tanh_gate(x); }
 FN real gelu_tanh_slope(real x) {
-  const real t = md::tanh(gelu_tanh_argument(x));
-  const real du = real(0.7978845608028654) * (1 + real(0.134145) * x * x);
-  return real(0.5) * (1 + t) + real(0.5) * x * (1 - t * t) * du;
+  const real s = gelu_tanh_gate(x), du = real(1.5957691216057308) * (1 + real(0.134145) * x * x);
+  return s + x * s * (1 - s) * du;
 }
 
 // erf form: x Phi(x), Phi the distribution function of the normal law

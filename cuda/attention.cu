@@ -1,13 +1,13 @@
-// softmax(q k^T / sqrt(D)) v over short sequences, forward and backward, tile by tile: no score matrix in memory.
-// Parts: attention_fwd (one block = one head of one image and one tile of queries), attention_bwd (one block = one
-// head of one image, so that every sum is done by one block in one order).
-// Scores are kept transposed, S[key, query]: maxima, sums and exponents then run along queries, a lane a query.
+// softmax(q k^T / sqrt(D)) v over short sequences, forward and backward, tile by tile: no score matrix in
+// memory. Parts: attention_fwd (one block = one head of one image and one tile of queries), attention_bwd (one
+// block = one head of one image, so that every sum is done by one block in one order).
+// Scores are kept transposed, [key, query]: maxima, sums and exponents then run along queries, a lane a query.
 #include "block.h"
 #include "math.h"
 #include "tile.h"
 
-// q, y [N, T, H D]; k, v [N, S, H D]; lse [N, H, T] = log of the sum of exp(score). Softmax over key tiles as in
-// Milakov & Gimelshein 2018: running maximum and sum. Sizes of tiles are multiples of TILE_PAD.
+// q, y [N, T, H D]; k, v [N, S, H D]; lse [N, H, T] = log of the sum of exp(score). Softmax over key tiles as
+// in Milakov & Gimelshein 2018: running maximum and sum. Sizes of tiles are multiples of TILE_PAD.
 struct attention_fwd {
   const act *q, *k, *v;
   act *y;
@@ -69,8 +69,8 @@ struct attention_fwd {
 KERNEL(attention_fwd)
 
 // W = exp(score - lse), delta = dy . y, dS = W (dy v^T - delta) / sqrt(D)
-// dv = W^T dy, dq = dS k, dk = dS^T q                                 (FlashAttention, Dao et al. 2022, App. B.4)
-// dq of one tile of keys is kept in `work` [N, H, T, P] until the last; `work` is absent where one tile holds all.
+// dv = W^T dy, dq = dS k, dk = dS^T q                              (FlashAttention, Dao et al. 2022, App. B.4)
+// dq is summed over tiles of keys in `work` [N, H, T, P], which is absent where one tile holds all keys.
 struct attention_bwd {
   const act *q, *k, *v, *y;
   const real *lse;

@@ -1,12 +1,12 @@
-// Expert choice (MicroDiT, Sec. 3.2; Zhou et al. 2022): every expert takes the K tokens of an image that it finds
-// most probable. Parts: route_fwd, route_bwd, dispatch_fwd, dispatch_bwd, combine_fwd, combine_bwd.
-// `index` [N, E, K] lists the tokens of an expert, `slot` [N, E, T] is its inverse (-1: not taken), so that every
-// sum over experts or tokens is done by one block in one order.
+// Expert choice (MicroDiT, Sec. 3.2; Zhou et al. 2022): every expert takes the K tokens of an image that it
+// finds most probable. Parts: route_fwd, route_bwd, dispatch_fwd, dispatch_bwd, combine_fwd, combine_bwd.
+// `index` [N, E, K] lists the tokens of an expert, `slot` [N, E, T] is its inverse (-1: not taken), so that
+// every sum over experts or tokens is done by one block in one order.
 #include "block.h"
 #include "math.h"
 
-// An integer that orders like the number for numbers >= 0 and is total for NaN too, so that a diverged run still
-// selects K different tokens.
+// An integer that orders like the number for numbers >= 0 and is total for NaN too, so that a diverged run
+// still selects K different tokens.
 FN int32_t order_key(float x) {
   int32_t key;
   memcpy(&key, &x, sizeof key);
@@ -19,8 +19,8 @@ FN int64_t order_key(double x) {
 }
 typedef decltype(order_key(real())) order_type;
 
-// probs = softmax of logits over E; index = the K most probable tokens of each expert, the most probable first,
-// of equal ones the lowest token first; gate = their probabilities. One block = one image.
+// probs = softmax of logits over E; index = the K most probable tokens of each expert, the most probable
+// first, of equal ones the lowest token first; gate = their probabilities. One block = one image.
 // Scratch: T keys as `real`, T ranks.
 struct route_fwd {
   const real *logits;  // [N, T, E]

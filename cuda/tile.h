@@ -1,9 +1,9 @@
 // Small matrix products between tiles in scratch memory, called by all threads of a block.
-//   tile_mul(C, ldc, A, lda, B, ldb, M, N, K, add)        C[M, N] (+)= A[M, K] B[K, N]
-//   tile_mul_t(C, ldc, A, lda, B, ldb, M, N, K, add)      C[M, N] (+)= A[K, M]^T B[K, N]
-//   tile_load, tile_load_t                                strided act rows to a padded tile, straight or transposed
-// Rows of B and C begin at multiples of TILE_PAD elements and N is one. Whoever reads C afterwards calls block_sync
-// first. CPU: blocks of up to TILE_ROWS x 2 vectors of C stay in registers, A is broadcast. CUDA: a thread an element.
+//   tile_mul(C, ldc, A, lda, B, ldb, M, N, K, add)      C[M, N] (+)= A[M, K] B[K, N]
+//   tile_mul_t(C, ldc, A, lda, B, ldb, M, N, K, add)    C[M, N] (+)= A[K, M]^T B[K, N]
+//   tile_load, tile_load_t                              strided act rows to a tile, straight or transposed
+// N, ldb and ldc are multiples of TILE_PAD. Whoever reads C afterwards calls block_sync first.
+// CPU: blocks of up to TILE_ROWS x 2 vectors of C stay in registers, A is broadcast. CUDA: a thread an element.
 #pragma once
 #include "block.h"
 
@@ -28,8 +28,8 @@ FN void tile_load_t(real *to, long ld, const act *from, long ldfrom, long rows, 
 }
 
 template <bool Transposed>
-FN void tile_product(real *C, long ldc, const real *A, long lda, const real *B, long ldb, long M, long N, long K,
-                     bool add) {
+FN void tile_product(real *C, long ldc, const real *A, long lda, const real *B, long ldb, long M, long N,
+                     long K, bool add) {
   for (long at = TID; at < M * N; at += LANES) {
     const long i = at / N, j = at % N;
     real sum = add ? C[i * ldc + j] : 0;
@@ -49,8 +49,8 @@ FN void tile_product(real *C, long ldc, const real *A, long lda, const real *B, 
 #endif
 typedef real tile_vector __attribute__((vector_size(TILE_VECTOR), aligned(sizeof(real)), may_alias));
 
-// Four by four numbers at a time, by shuffles. Reads along rows: rows of a wide buffer often lie a multiple of
-// 2 KiB apart, and a walk down a column would miss the first-level cache at every step.
+// Four by four numbers at a time, by shuffles. Reads along rows: rows of a wide buffer often lie a multiple
+// of 2 KiB apart, and a walk down a column would miss the first-level cache at every step.
 typedef real tile_quad __attribute__((vector_size(4 * sizeof(real)), aligned(sizeof(real)), may_alias));
 typedef decltype(tile_quad() < tile_quad()) tile_lanes;
 
@@ -84,8 +84,8 @@ FN void tile_load_t(real *to, long ld, const act *from, long ldfrom, long rows, 
 
 // C[R, V vectors] (+)= A[R, K] B[K, V vectors]
 template <int R, int V, bool Transposed>
-static __attribute__((noinline)) void tile_registers(real *C, long ldc, const real *A, long lda, const real *B,
-                                                     long ldb, long K, bool add) {
+static __attribute__((noinline)) void tile_registers(real *C, long ldc, const real *A, long lda,
+                                                     const real *B, long ldb, long K, bool add) {
   constexpr long width = TILE_VECTOR / sizeof(real);
   tile_vector c[R][V];
 #pragma GCC unroll 8
@@ -110,8 +110,8 @@ static __attribute__((noinline)) void tile_registers(real *C, long ldc, const re
 
 // The rows of one strip of V vectors: blocks of R rows, then the rest.
 template <int R, int V, bool Transposed>
-static inline void tile_strip(real *C, long ldc, const real *A, long lda, const real *B, long ldb, long M, long K,
-                              bool add) {
+static inline void tile_strip(real *C, long ldc, const real *A, long lda, const real *B, long ldb, long M,
+                              long K, bool add) {
   for (; M >= R; M -= R, C += R * ldc, A += Transposed ? R : R * lda)
     tile_registers<R, V, Transposed>(C, ldc, A, lda, B, ldb, K, add);
   if constexpr (R > 1)
@@ -134,7 +134,7 @@ FN void tile_mul(real *C, long ldc, const real *A, long lda, const real *B, long
                  bool add) {
   tile_product<false>(C, ldc, A, lda, B, ldb, M, N, K, add);
 }
-FN void tile_mul_t(real *C, long ldc, const real *A, long lda, const real *B, long ldb, long M, long N, long K,
-                   bool add) {
+FN void tile_mul_t(real *C, long ldc, const real *A, long lda, const real *B, long ldb, long M, long N,
+                   long K, bool add) {
   tile_product<true>(C, ldc, A, lda, B, ldb, M, N, K, add);
 }

@@ -1,4 +1,4 @@
-// Expert choice: what is chosen (order, ties, NaN), dispatch and combine, gradients with the choice held fixed.
+// Expert choice: what is chosen (order, ties, NaN), dispatch, combine, gradients with the choice held fixed.
 import { describe, expect, test } from 'bun:test';
 import { expertLinear } from '../../src/plan/ops/linear.ts';
 import { combine, dispatch, route } from '../../src/plan/ops/moe.ts';

@@ -120,7 +120,7 @@ export const attentionFwd = defineOp({
 
 /**
  * softmax(q k^T / sqrt(D)) v for each head: q [N, T, H D], k and v [N, S, H D], `heads` = H -> [N, T, H D].
- * Each operand may be columns of a wider buffer; q must not be the same view as k or v if gradients are wanted.
+ * Each operand may be columns of a wider buffer. Where gradients are wanted, q is another view than k and v.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, heads: number): Tensor {
   return traceOf(q).emit(attentionFwd, [q, k, v], { H: heads })[0]!;

@@ -1,4 +1,4 @@
-// Ops of expert choice (MicroDiT, Sec. 3.2): route, dispatch tokens to experts, combine their answers; gradients.
+// Ops of expert choice (MicroDiT, Sec. 3.2): route, dispatch tokens to experts, combine; with gradients.
 import { defineOp, need, refuse } from '../op.ts';
 import { cols, count, isContiguous, rows, type Tensor } from '../tensor.ts';
 import { traceOf } from '../trace.ts';
