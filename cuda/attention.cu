@@ -1,7 +1,7 @@
 // softmax(q k^T / sqrt(D)) v over short sequences, forward and backward, tile by tile: no score matrix in
-// memory. Parts: attention_fwd (one block = one head of one image and one tile of queries), attention_bwd (one
-// block = one head of one image, so that every sum is done by one block in one order).
-// Scores are kept transposed, [key, query]: maxima, sums and exponents then run along queries, a lane a query.
+// memory. Parts: attention_fwd (one block = one head of one image and one tile of queries), attention_bwd
+// (one block = one head of one image, so that every sum is done by one block in one order).
+// Scores are kept transposed, [key, query]: maxima, sums and exponents run along queries, a lane a query.
 #include "block.h"
 #include "math.h"
 #include "tile.h"
@@ -69,7 +69,7 @@ struct attention_fwd {
 KERNEL(attention_fwd)
 
 // W = exp(score - lse), delta = dy . y, dS = W (dy v^T - delta) / sqrt(D)
-// dv = W^T dy, dq = dS k, dk = dS^T q                              (FlashAttention, Dao et al. 2022, App. B.4)
+// dv = W^T dy, dq = dS k, dk = dS^T q                            (FlashAttention, Dao et al. 2022, App. B.4)
 // dq is summed over tiles of keys in `work` [N, H, T, P], which is absent where one tile holds all keys.
 struct attention_bwd {
   const act *q, *k, *v, *y;

@@ -3,7 +3,7 @@
 //   tile_mul_t(C, ldc, A, lda, B, ldb, M, N, K, add)    C[M, N] (+)= A[K, M]^T B[K, N]
 //   tile_load, tile_load_t                              strided act rows to a tile, straight or transposed
 // N, ldb and ldc are multiples of TILE_PAD. Whoever reads C afterwards calls block_sync first.
-// CPU: blocks of up to TILE_ROWS x 2 vectors of C stay in registers, A is broadcast. CUDA: a thread an element.
+// CPU: blocks of up to TILE_ROWS x 2 vectors of C stay in registers. CUDA: a thread an element.
 #pragma once
 #include "block.h"
 
