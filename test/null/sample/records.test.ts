@@ -39,6 +39,7 @@ test('MessagePack carries the same keys, and bytes as they are', () => {
     packRecord({ ...record, file: null }, png.subarray(3), { latent: latent.subarray(1) }),
     packRecord({ index: 5, error: 'bad' }),
   ]);
+  expect([0x8e, 0x8f, 0xde]).toContain(stream[0]!); // a plain map, which every MessagePack reader knows
   const [image, error] = unpackMultiple(stream) as Record<string, unknown>[];
   const { latent: packed, png: file, ...keys } = image!;
   expect(keys).toEqual(JSON.parse(jsonRecord({ ...record, file: null })));
