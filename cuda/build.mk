@@ -30,7 +30,8 @@ ISA_v3 := -march=x86-64-v3
 ISA_v4 := -march=x86-64-v4 -mprefer-vector-width=512 -DMD_ISA_V4
 
 LINK_NATIVE := -shared -static-libgcc -Wl,--gc-sections -Wl,--exclude-libs,ALL -Wl,-z,defs \
-	-Wl,-z,noexecstack -Wl,-z,relro -Wl,--build-id=none -s
+	-Wl,-z,noexecstack -Wl,-z,relro -Wl,--build-id=none -s \
+	-Wl,--wrap=blas_memory_alloc -Wl,--wrap=blas_memory_free
 
 V3 := $(patsubst cuda/%.cu,$(NATIVE_OBJECTS)/%.v3.o,$(NATIVE_KERNELS))
 V4 := $(patsubst cuda/%.cu,$(NATIVE_OBJECTS)/%.v4.o,$(NATIVE_KERNELS))

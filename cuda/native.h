@@ -31,12 +31,12 @@ struct md_command {
   uint64_t blocks, scratch_bytes;
 };
 
-extern const md_entry gemm_entry;
+extern const md_entry gemm_entry, yardstick_entry;
 md_grid gemm_grid(const void *slots, int threads);
 // Readies the BLAS library; called once, before its first use.
 void gemm_init();
 
-// Finds kernels by index; entry 0 is gemm. Null when there is none.
+// Finds kernels by index; 0 is gemm, 1 the yardstick, then those of .cu files. Null when there is none.
 const md_entry *kernel_at(long index);
 
 // ---- pool ----------------------------------------------------------------------------------------------
