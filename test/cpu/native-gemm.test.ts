@@ -124,8 +124,9 @@ describe.each([
 });
 
 test('several threads inside the BLAS at once give equal bits every time', () => {
-  // OpenBLAS's serial build takes no lock when it hands out work memory; few rows make many short calls, which is
-  // where two threads got the same buffer (cuda/blas_memory.cpp). Batches put calls side by side on the pool.
+  // OpenBLAS's serial build takes no lock when it hands out work memory; few rows make many short calls,
+  // which is where two threads got the same buffer (cuda/blas_memory.cpp). Batches put calls side by side
+  // on the pool.
   for (const [M, N, K, batch, rounds] of [
     [13, 64, 300, 64, 150],
     [24, 256, 100, 32, 100],

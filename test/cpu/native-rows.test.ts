@@ -1,5 +1,5 @@
-// With image_rows, the rows of an image are equal to the bit whichever image of the batch it is and however many
-// images there are; and, with or without it, at 1, 2 and 3 threads.
+// With image_rows, the rows of an image are equal to the bit whichever image of the batch it is and however
+// many images there are; and, with or without it, at 1, 2 and 3 threads.
 
 import { describe, expect, test } from 'bun:test';
 import { join } from 'node:path';
