@@ -88,10 +88,7 @@ export function skipped(group: string, why: string): GroupResult {
 }
 
 /** Results of one check; an error on the way (a broken file) fails the group that it belongs to. */
-export function attempt(
-  group: string,
-  check: () => readonly (GroupResult | null)[],
-): readonly GroupResult[] {
+export function attempt(group: string, check: () => readonly (GroupResult | null)[]): readonly GroupResult[] {
   try {
     return check().filter((r) => r !== null);
   } catch (error) {

@@ -22,7 +22,10 @@ export class JsonObject {
       return JsonObject.of(path, JSON.parse(text));
     } catch (error) {
       if (error instanceof Failure) throw error;
-      throw new Failure({ what: path, why: `broken JSON: ${error instanceof Error ? error.message : error}` });
+      throw new Failure({
+        what: path,
+        why: `broken JSON: ${error instanceof Error ? error.message : error}`,
+      });
     }
   }
 

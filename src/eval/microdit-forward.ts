@@ -140,7 +140,8 @@ function checkActivations(
   groups: { activations: Group; routing: Group },
 ): void {
   for (const [name, entry] of file.tensors) {
-    if (!runner.plan.outputs.has(name)) groups.activations.add(Number.NaN, `${name}: the model has no such value`);
+    if (!runner.plan.outputs.has(name))
+      groups.activations.add(Number.NaN, `${name}: the model has no such value`);
     else if (name.endsWith('.topk_indices')) {
       const K = entry.shape.at(-1) ?? 1;
       groups.routing.add(selectionErrors(runner.get(name), file.readInt32(name), K), name);
@@ -168,12 +169,16 @@ export function checkSampler(set: GoldenSet, groups: { latents: Group; levels: G
     if (!file.tensors.has(`${name}.latents`)) continue;
     const [count = 0] = file.entry(`${name}.latents`).shape;
     if (run.number('steps') !== count) {
-      throw new Failure({ what: file.path, why: `${name}.latents holds ${count} steps, the info file says other` });
+      throw new Failure({
+        what: file.path,
+        why: `${name}.latents holds ${count} steps, the info file says other`,
+      });
     }
     const levels = noiseLevels(count, { sigmaMin: 0.002, sigmaMax: 80, rho: 7 });
     const steps = run.numbers('t_steps');
     for (const [i, level] of levels.entries()) {
-      if (steps.length > 0) groups.levels.add(relative(level, steps[i] ?? Number.NaN), `${name} t_steps[${i}]`);
+      if (steps.length > 0)
+        groups.levels.add(relative(level, steps[i] ?? Number.NaN), `${name} t_steps[${i}]`);
     }
     // The reference's sampler guides above 1 only.
     const ways: Guidance[] = run.number('cfg') > 1 ? ['zero', 'zero-direct'] : ['none'];

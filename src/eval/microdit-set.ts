@@ -95,7 +95,10 @@ export function readKept(file: Safetensors, N: number, T: number): { ids: Int32A
   const distinct = (n: number) => new Set(ids.subarray(n * K, (n + 1) * K)).size === K;
   const inside = ids.every((id) => id >= 0 && id < T);
   if (images !== N || ids.length !== N * K || !inside || !ids.every((_, n) => n >= N || distinct(n))) {
-    throw new Failure({ what: file.path, why: `ids_keep does not name distinct tokens of ${T} for ${N} images` });
+    throw new Failure({
+      what: file.path,
+      why: `ids_keep does not name distinct tokens of ${T} for ${N} images`,
+    });
   }
   return { ids, K };
 }

@@ -218,7 +218,8 @@ function checkSteps(batch: Batch, file: Safetensors, run: TrainingRun, groups: T
   const files = set.suffixes.filter((suffix) => RESULT.exec(suffix)?.[3] === mask);
   const wanted = [...numbered(files, /^(?:step|ema)(\d+)_/), ...after];
   const steps = Math.max(losses.length, norms.length, ...wanted);
-  if (steps > MOST_STEPS) throw new Failure({ what: `${set.name}.info.json`, why: `${steps} steps are too many` });
+  if (steps > MOST_STEPS)
+    throw new Failure({ what: `${set.name}.info.json`, why: `${steps} steps are too many` });
 
   for (let step = 0; step <= steps; step++) {
     if (step === steps && !after.includes(step) && step > 0) break;

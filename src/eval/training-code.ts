@@ -8,6 +8,8 @@ import type { Tensor } from '../plan/tensor.ts';
 import type { Trace } from '../plan/trace.ts';
 import type { Network } from '../sample/network.ts';
 
+export type ScheduleKind = 'constant' | 'warmup-constant' | 'warmup-cosine';
+
 export interface TrainingCode {
   /** Loss of each image [N] of clean images x0 and noise [N, C, S, S], sigma [N], ids [N, K], captions y. */
   traceLoss(
@@ -36,7 +38,7 @@ export interface TrainingCode {
   /** Multiplier of the learning rate after `step` steps. */
   rateMultiplier(
     schedule: {
-      kind: 'constant' | 'warmup-constant' | 'warmup-cosine';
+      kind: ScheduleKind;
       warmupSteps: number;
       alphaF: number;
       steps: number;
