@@ -1,5 +1,5 @@
-// Ops against numbers of the reference implementation (test/goldens/microdit): sinusoids, noise levels, patches
-// with mask tokens, noising, masked loss, and one step of clipping and AdamW over all parameters.
+// Ops against numbers of the reference implementation (test/goldens/microdit): sinusoids, noise levels,
+// patches with mask tokens, noising, masked loss, and one step of clipping and AdamW over all parameters.
 import { describe, expect, test } from 'bun:test';
 import { readFileSync } from 'node:fs';
 import { Safetensors } from '../../src/io/safetensors.ts';
