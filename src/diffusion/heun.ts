@@ -1,4 +1,5 @@
-// Heun's method for EDM's probability flow (Karras et al. 2022, Algorithm 1 without churn), on the host in float64.
+// Heun's method for EDM's probability flow (Karras et al. 2022, Algorithm 1 without churn), on the host
+// in float64.
 import { Failure } from '../io/failure.ts';
 
 export interface NoiseLevels {
@@ -30,7 +31,21 @@ export interface HeunOptions {
 
 /** From unit noise to an image. Takes 2 steps - 1 evaluations; the last step is Euler's. */
 export function heun(denoise: Denoise, unitNoise: ArrayLike<number>, options: HeunOptions): Float64Array {
-  const { levels } = options;
+  let last = new Float64Array(0);
+  let step = 0;
+  for (const x of heunSteps(denoise, unitNoise, options.levels)) {
+    options.onStep?.(step++, x);
+    last = x;
+  }
+  return last;
+}
+
+/** The same one step at a time, for callers who have something else to do between two; gives x after each. */
+export function* heunSteps(
+  denoise: Denoise,
+  unitNoise: ArrayLike<number>,
+  levels: readonly number[],
+): Generator<Float64Array<ArrayBuffer>> {
   let x = Float64Array.from(unitNoise, (v) => v * levels[0]!);
   for (let i = 0; i + 1 < levels.length; i++) {
     const [now, next] = [levels[i]!, levels[i + 1]!];
@@ -41,9 +56,8 @@ export function heun(denoise: Denoise, unitNoise: ArrayLike<number>, options: He
       moved = x.map((v, j) => v + (next - now) * (0.5 * d[j]! + 0.5 * d2[j]!));
     }
     x = moved;
-    options.onStep?.(i, x);
+    yield x;
   }
-  return x;
 }
 
 /** dx / dsigma = (x - D) / sigma */

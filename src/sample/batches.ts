@@ -1,16 +1,12 @@
 // From a stream of prompts to batches of pictures: settings filled in, seeds and names given out, order kept.
 
 import { type BadPrompt, isBad, type Prompt } from './prompts.ts';
+import { fitTogether, type PictureRequest } from './sampler.ts';
 
 /** One picture to be made, with everything that decides how it looks. */
-export interface Job {
+export interface Job extends PictureRequest {
   /** Place in the output, from 0. */
   readonly index: number;
-  readonly prompt: string;
-  readonly negative_prompt: string;
-  readonly seed: number;
-  readonly steps: number;
-  readonly cfg_scale: number;
   /** Name of the PNG inside the output folder. */
   readonly out: string;
 }
@@ -105,10 +101,6 @@ function fileName(out: string | undefined, index: number, k: number | undefined)
 function wrapSeed(seed: number): number {
   const largest = Number.MAX_SAFE_INTEGER;
   return seed <= largest ? seed : seed - largest - 1;
-}
-
-function fitTogether(a: Job, b: Job): boolean {
-  return a.steps === b.steps && a.cfg_scale === b.cfg_scale;
 }
 
 const LATE = Symbol('late');

@@ -25,11 +25,32 @@ export function writeParameter(backend: Backend, region: Region, p: Parameter, v
 }
 
 /**
- * Fills a flat buffer from a file, one tensor at a time. Every parameter must be there with its shape;
- * tensors
+ * Compares names and shapes before anything is read. Every parameter must be there with its shape; tensors
  * that the network does not have are refused too, since a file of another model must not load in part.
  * `prefix` stands before the names in the file.
  */
+export function checkWeights(parameters: Parameters, file: Safetensors, prefix = ''): void {
+  const wanted = new Set(parameters.list.map((p) => prefix + p.name));
+  const stranger = [...file.tensors.keys()].find((name) => name.startsWith(prefix) && !wanted.has(name));
+  const refuse = (why: string) => {
+    const fix = 'The file is of another model: check the recipe, or use a file of this one';
+    return new Failure({ what: file.path, why, fix });
+  };
+  for (const p of parameters.list) {
+    const entry = file.tensors.get(prefix + p.name);
+    if (!entry) {
+      const other = stranger ? ` (it has ${stranger} instead)` : '';
+      throw refuse(`tensor ${p.name} is missing${other}`);
+    }
+    if (entry.shape.join() !== p.shape.join()) {
+      const shapes = `[${entry.shape.join(', ')}], the model needs [${p.shape.join(', ')}]`;
+      throw refuse(`tensor ${p.name} has shape ${shapes}`);
+    }
+  }
+  if (stranger) throw refuse(`tensor ${stranger} does not belong to this model`);
+}
+
+/** Fills a flat buffer from a file that fits (`checkWeights`), one tensor at a time. */
 export function loadWeights(
   backend: Backend,
   region: Region,
@@ -37,38 +58,10 @@ export function loadWeights(
   file: Safetensors,
   prefix = '',
 ): void {
-  const wanted = new Set(parameters.list.map((p) => prefix + p.name));
-  const stranger = [...file.tensors.keys()].find((name) => name.startsWith(prefix) && !wanted.has(name));
+  checkWeights(parameters, file, prefix);
+  const double = backend.elemBytes.act === 8;
   for (const p of parameters.list) {
-    const entry = file.tensors.get(prefix + p.name);
-    if (!entry) {
-      const other = stranger ? ` (it has ${stranger} instead)` : '';
-      throw new Failure({
-        what: file.path,
-        why: `tensor ${p.name} is missing${other}`,
-        fix: 'The file is of another model: check the recipe, or use a file of this one',
-      });
-    }
-    if (entry.shape.join() !== p.shape.join()) {
-      throw new Failure({
-        what: file.path,
-        why: `tensor ${p.name} has shape [${entry.shape.join(', ')}], the model needs [${p.shape.join(', ')}]`,
-        fix: 'The file is of another model: check the recipe, or use a file of this one',
-      });
-    }
-    const double = backend.elemBytes.act === 8;
-    writeParameter(
-      backend,
-      region,
-      p,
-      double ? file.readFloat64(prefix + p.name) : file.readFloat32(prefix + p.name),
-    );
-  }
-  if (stranger) {
-    throw new Failure({
-      what: file.path,
-      why: `tensor ${stranger} does not belong to this model`,
-      fix: 'Check the recipe, or use a file of this model',
-    });
+    const name = prefix + p.name;
+    writeParameter(backend, region, p, double ? file.readFloat64(name) : file.readFloat32(name));
   }
 }

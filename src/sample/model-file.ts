@@ -1,0 +1,124 @@
+// A model as one safetensors file: weights under the reference's names (and text_embedder.*), and in the
+// metadata the recipe that they belong to. Saved from a flat buffer; loaded with suspicion.
+import type { Backend, Region } from '../backend/backend.ts';
+import { Failure } from '../io/failure.ts';
+import type { Safetensors } from '../io/safetensors.ts';
+import { type TensorToWrite, writeSafetensors } from '../io/safetensors_write.ts';
+import type { Parameters } from '../plan/params.ts';
+import { recipeToml, resolveRecipe } from '../recipe/resolve.ts';
+import type { Recipe } from '../recipe/schema.ts';
+import { declareNetwork, type Network } from './network.ts';
+import { allocFlat, checkWeights, loadWeights, readParameter } from './weights.ts';
+
+/** Where weights come from, as it stands in a model file. */
+export interface Provenance {
+  readonly recipe: Recipe;
+  /** Version of the program that trained them. */
+  readonly version: string;
+  /** Steps of training. */
+  readonly step: number;
+  /** Hash of the set of pictures; null where none was used or it is not known. */
+  readonly data: string | null;
+}
+
+export interface SavedWeights {
+  readonly backend: Backend;
+  readonly parameters: Parameters;
+  /** Flat buffer of the weights, or of their averages. */
+  readonly weights: Region;
+  /** Flat buffer to take the frozen parameters from, where `weights` lacks them. */
+  readonly frozen?: Region;
+  /** F32 when left out; BF16 halves the file and rounds. */
+  readonly dtype?: 'F32' | 'BF16';
+}
+
+/** A loaded model, ready to sample from. */
+export interface Model {
+  /** As the user called it. */
+  readonly name: string;
+  readonly network: Network;
+  readonly weights: Region;
+  readonly recipe: Recipe;
+  /** Steps of training; null when the file does not say. */
+  readonly step: number | null;
+}
+
+const KEY = {
+  recipe: 'microdiff.recipe',
+  version: 'microdiff.version',
+  step: 'microdiff.step',
+  data: 'microdiff.data',
+} as const;
+
+/** Writes a model file, whole or not at all. Throws a Failure when the disk is full or forbids it. */
+export function saveModel(path: string, saved: SavedWeights, from: Provenance): void {
+  const { backend, parameters, weights, frozen = weights, dtype = 'F32' } = saved;
+  const tensors = parameters.list.map((p): TensorToWrite => {
+    const region = p.tags.frozen ? frozen : weights;
+    const data = () => [Float32Array.from(readParameter(backend, region, p))];
+    return { name: p.name, dtype, shape: p.shape, data };
+  });
+  const metadata = {
+    format: 'pt',
+    [KEY.recipe]: recipeToml(from.recipe),
+    [KEY.version]: from.version,
+    [KEY.step]: String(from.step),
+    ...(from.data === null ? {} : { [KEY.data]: from.data }),
+  };
+  writeSafetensors(path, tensors, { metadata });
+}
+
+/** The provenance that a model file carries; throws a Failure when it has no recipe or a broken one. */
+export function provenanceOf(file: Safetensors): Omit<Provenance, 'step'> & Pick<Model, 'step'> {
+  const toml = file.metadata.get(KEY.recipe);
+  const version = file.metadata.get(KEY.version) ?? 'unknown';
+  if (toml === undefined) {
+    const why = `is no model of microdiff: its metadata has no ${KEY.recipe}`;
+    throw new Failure({ what: file.path, why, fix: 'Use a file that microdiff train wrote' });
+  }
+  const step = Number(file.metadata.get(KEY.step) ?? Number.NaN);
+  return {
+    recipe: readRecipe(file.path, toml, version),
+    version,
+    step: Number.isSafeInteger(step) && step >= 0 ? step : null,
+    data: file.metadata.get(KEY.data) ?? null,
+  };
+}
+
+function readRecipe(path: string, toml: string, version: string): Recipe {
+  try {
+    return resolveRecipe({ file: { name: 'recipe.toml', text: toml } }).recipe;
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    const why = `its recipe cannot be used (${error.message})`;
+    throw new Failure({ what: path, why, fix: `It was written by microdiff ${version}: use that version` });
+  }
+}
+
+/**
+ * Loads a model into new memory of the backend. Sizes are compared before any memory is taken: a file of
+ * another model, or one whose recipe asks for more than it holds, is a Failure.
+ */
+export function loadModel(backend: Backend, file: Safetensors, name: string): Model {
+  const { recipe, step } = provenanceOf(file);
+  const { model, text, image } = recipe;
+  const blocks = model.depth + (model.use_patch_mixer ? model.patch_mixer_depth : 0);
+  if (blocks > file.tensors.size) {
+    const why = `its recipe has ${blocks} blocks, the file has ${file.tensors.size} tensors`;
+    throw new Failure({ what: file.path, why, fix: 'Copy or download it again' });
+  }
+  if (image.channels !== 3) {
+    const why = `makes pictures of ${image.channels} channels; only RGB can be drawn`;
+    throw new Failure({ what: file.path, why, fix: 'Use a model with image.channels = 3' });
+  }
+  const network = declareNetwork(model, text);
+  checkWeights(network.parameters, file);
+  const weights = allocFlat(backend, network.parameters, 'all');
+  try {
+    loadWeights(backend, weights, network.parameters, file);
+  } catch (error) {
+    weights.free();
+    throw error;
+  }
+  return { name, network, weights, recipe, step };
+}

@@ -1,0 +1,176 @@
+// Pictures from prompts: words, noise, Heun's steps with guidance, pixels, for batches of any size up to N.
+import type { Backend } from '../backend/backend.ts';
+import { heunSteps, noiseLevels } from '../diffusion/heun.ts';
+import { Failure } from '../io/failure.ts';
+import type { Pixels } from '../io/png.ts';
+import { ROWS_PER_WORD, tokenizeInto } from '../text/words.ts';
+import { Denoiser, type Guidance } from './denoiser.ts';
+import type { Model } from './model-file.ts';
+import { SampleNoise } from './noise.ts';
+import { pixelsOf } from './pixels.ts';
+
+/** What a picture depends on, beside the model. */
+export interface PictureRequest {
+  readonly prompt: string;
+  /** Takes the place of the empty caption in guidance; '' is none. */
+  readonly negative_prompt: string;
+  readonly seed: number;
+  readonly steps: number;
+  readonly cfg_scale: number;
+}
+
+export interface Picture {
+  /** null when the numbers were not finite. */
+  readonly pixels: Pixels | null;
+  /** The prompt, or the negative one, had more words than the model reads. */
+  readonly truncated: boolean;
+}
+
+/** Whether two pictures can be made in one batch. */
+export function fitTogether(a: PictureRequest, b: PictureRequest): boolean {
+  return a.steps === b.steps && a.cfg_scale === b.cfg_scale && guidanceOf(a) === guidanceOf(b);
+}
+
+function guidanceOf({ cfg_scale, negative_prompt }: PictureRequest): Guidance {
+  if (cfg_scale === 1) return 'none';
+  return negative_prompt === '' ? 'zero' : 'negative';
+}
+
+/** Plans for one guidance and batch size. */
+interface Prepared {
+  readonly denoiser: Denoiser;
+  readonly noise: SampleNoise;
+}
+
+/** Prepared plans that are kept; a stream of changing settings needs no more at a time. */
+const KEPT = 4;
+
+export class Sampler {
+  private readonly prepared = new Map<string, Prepared>();
+
+  /**
+   * The model's weights must not change while this lives. With `pad` a batch is filled up to `batchSize`, so
+   * that every batch runs the same plan: needed for equal bits where kernels choose their way by size. The
+   * CPU's do not: there a picture is the same in any batch.
+   */
+  constructor(
+    private readonly backend: Backend,
+    private readonly model: Model,
+    private readonly batchSize: number,
+    private readonly pad = backend.name !== 'cpu',
+  ) {}
+
+  /** Pictures of requests that fit together, at most the batch size. Other tasks run between two steps. */
+  async sample(requests: readonly PictureRequest[]): Promise<Picture[]> {
+    const first = requests[0];
+    if (!first) return [];
+    if (requests.length > this.batchSize || !requests.every((other) => fitTogether(first, other))) {
+      throw new Failure({ what: 'batch', why: `${requests.length} pictures do not fit together` });
+    }
+    const rows = [...requests];
+    while (this.pad && rows.length < this.batchSize) rows.push(first);
+    const guidance = guidanceOf(first);
+    const { denoiser, noise } = this.prepare(guidance, rows.length);
+    const truncated = this.setCaptions(denoiser, rows, guidance);
+    const { diffusion, model } = this.model.recipe;
+    const levels = noiseLevels(first.steps, {
+      sigmaMin: diffusion.sigma_min,
+      sigmaMax: diffusion.sigma_max,
+      rho: diffusion.rho,
+    });
+    const denoise = (x: Float64Array, sigma: number) => denoiser.denoise(x, sigma, first.cfg_scale);
+    let images = new Float64Array(0);
+    for (const x of heunSteps(denoise, noise.draw(rows.map((r) => r.seed)), levels)) {
+      images = x;
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    return requests.map((_, n) => ({
+      pixels: pixelsOf(images, n, model.input_size),
+      truncated: truncated[n]!,
+    }));
+  }
+
+  free(): void {
+    for (const key of this.prepared.keys()) this.drop(key);
+  }
+
+  private prepare(guidance: Guidance, batch: number): Prepared {
+    const key = `${guidance} ${batch}`;
+    const known = this.prepared.get(key);
+    if (known) {
+      this.prepared.delete(key); // and back in, as the one used last
+      this.prepared.set(key, known);
+      return known;
+    }
+    if (this.prepared.size >= KEPT) this.drop(this.prepared.keys().next().value!);
+    const { backend, model } = this;
+    const { network, weights, recipe } = model;
+    const { in_channels, input_size } = recipe.model;
+    const made: Prepared = {
+      denoiser: new Denoiser({
+        backend,
+        network,
+        weights,
+        sigmaData: recipe.diffusion.sigma_data,
+        batch,
+        guidance,
+      }),
+      noise: new SampleNoise(backend, batch, [in_channels, input_size, input_size]),
+    };
+    this.prepared.set(key, made);
+    return made;
+  }
+
+  private drop(key: string): void {
+    const { denoiser, noise } = this.prepared.get(key)!;
+    denoiser.free();
+    noise.free();
+    this.prepared.delete(key);
+  }
+
+  /** Returns which requests were cut. */
+  private setCaptions(
+    denoiser: Denoiser,
+    requests: readonly PictureRequest[],
+    guidance: Guidance,
+  ): boolean[] {
+    const { words } = this.model.network;
+    if (!words) throw new Failure({ what: this.model.name, why: 'has no text encoder' });
+    const row = words.length * ROWS_PER_WORD;
+    const texts = requests.map((r) => r.prompt);
+    if (guidance === 'negative') texts.push(...requests.map((r) => r.negative_prompt));
+    const ids = new Int32Array(texts.length * row);
+    const cut = texts.map((text, i) =>
+      tokenizeInto(text, words.buckets, ids.subarray(i * row, (i + 1) * row)),
+    );
+    denoiser.setCaptions(ids);
+    return requests.map((_, n) => cut[n]! || (cut[n + requests.length] ?? false));
+  }
+}
+
+/**
+ * Pictures of any number of requests in their order, `batchSize` at a time: for previews and evaluations.
+ * `onPicture` is told how many are done.
+ */
+export async function sampleImages(
+  backend: Backend,
+  model: Model,
+  requests: readonly PictureRequest[],
+  options: { batchSize?: number; onPicture?: (done: number) => void } = {},
+): Promise<Picture[]> {
+  const { batchSize = 8 } = options;
+  const sampler = new Sampler(backend, model, batchSize);
+  try {
+    const pictures: Picture[] = [];
+    while (pictures.length < requests.length) {
+      const first = requests[pictures.length]!;
+      const rest = requests.slice(pictures.length, pictures.length + batchSize);
+      const stranger = rest.findIndex((other) => !fitTogether(first, other));
+      pictures.push(...(await sampler.sample(stranger < 0 ? rest : rest.slice(0, stranger))));
+      options.onPicture?.(pictures.length);
+    }
+    return pictures;
+  } finally {
+    sampler.free();
+  }
+}

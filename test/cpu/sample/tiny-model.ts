@@ -1,0 +1,24 @@
+// A model with made-up weights, small enough to sample from in a blink.
+import type { Backend } from '../../../src/backend/backend.ts';
+import { hostNumbers } from '../../../src/plan/runner.ts';
+import { resolveRecipe } from '../../../src/recipe/resolve.ts';
+import type { RecipeInput } from '../../../src/recipe/schema.ts';
+import type { Model } from '../../../src/sample/model-file.ts';
+import { declareNetwork } from '../../../src/sample/network.ts';
+import { allocFlat, writeParameter } from '../../../src/sample/weights.ts';
+import { randomValues } from '../op-case.ts';
+
+/** Preset nano (8 px pictures), or another; every weight is random, so that no branch is silent. */
+export function tinyModel(backend: Backend, values: RecipeInput = { model: { preset: 'nano' } }): Model {
+  const { recipe } = resolveRecipe({ given: { origin: 'test', values } });
+  const network = declareNetwork(recipe.model, recipe.text);
+  const weights = allocFlat(backend, network.parameters, 'all');
+  for (const p of network.parameters.list) {
+    const made =
+      p.init.kind === 'values'
+        ? p.init.values()
+        : randomValues(p.count, p.index + 1).map((v) => (p.shape.length > 1 ? 0.3 * v : 1 + 0.2 * v));
+    writeParameter(backend, weights, p, hostNumbers(backend, 'act', made));
+  }
+  return { name: 'tiny', network, weights, recipe, step: 0 };
+}
