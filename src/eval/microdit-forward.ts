@@ -1,8 +1,9 @@
 // Conformance of the forward pass: outputs, guidance, denoiser, intermediate values, routing, sampler runs.
-import type { Backend, Region } from '../backend/backend.ts';
 import { denoised, tokensToImage } from '../diffusion/edm.ts';
 import { heun, noiseLevels } from '../diffusion/heun.ts';
+import { Failure } from '../io/failure.ts';
 import type { Safetensors } from '../io/safetensors.ts';
+import { tokenCount } from '../model/config.ts';
 import { denoiseTokens, directView, embedCaption } from '../model/dit.ts';
 import { patchify } from '../plan/ops/patch.ts';
 import { freeze } from '../plan/plan.ts';
@@ -12,111 +13,117 @@ import { Trace } from '../plan/trace.ts';
 import { Denoiser, type Guidance } from '../sample/denoiser.ts';
 import { contextFor } from '../sample/network.ts';
 import { type Group, relMax, relative } from './conformance.ts';
-import type { GoldenSet } from './microdit-set.ts';
+import type { JsonObject } from './json-file.ts';
+import { type GoldenSet, readKept } from './microdit-set.ts';
 
-interface Call {
-  readonly set: GoldenSet;
-  readonly backend: Backend;
-  readonly weights: Region;
+export interface CallShape {
+  /** Images. */
+  readonly N: number;
+  /** Caption length. */
+  readonly S: number;
+  /** Kept tokens of each image, or null for all. */
+  readonly K: number | null;
 }
 
-/** One traced network call on N images with captions of length S; `ids` [N, K] or none. */
-function networkCall(
-  { set, backend, weights }: Call,
-  c: { N: number; S: number; kept: number | null; preconditioned: boolean; tap: boolean },
+/**
+ * One traced network call. Inputs x [N, C, S, S], y [N, S, caption_channels], `t` [N] (or `sigma`, where
+ * D(x; sigma) is wanted), ids [N, K]; outputs `out`, and with `tap` every named intermediate value.
+ */
+export function networkCall(
+  set: GoldenSet,
+  { N, S, K }: CallShape,
+  mode: { denoiser?: boolean; tap?: boolean } = {},
 ): Runner {
-  const { dit } = set.network;
+  const { network, backend, weights } = set;
+  const { dit } = network;
   const { in_channels: C, input_size: size, patch_size: patchSize, caption_channels } = dit.config;
   const trace = new Trace();
-  const tap = c.tap ? (name: string, value: Tensor) => trace.output(name, contiguous(value)) : undefined;
-  const g = contextFor(set.network, trace, { tap });
-  const x = trace.input('x', [c.N, C, size, size], 'real');
-  const level = trace.input(c.preconditioned ? 'sigma' : 't', [c.N], 'real');
-  const y = trace.input('y', [c.N, c.S, caption_channels], 'act');
-  const ids = c.kept ? trace.input('ids', [c.N, c.kept], 'i32') : null;
+  const tap = (name: string, value: Tensor) => trace.output(name, value);
+  const g = contextFor(network, trace, mode.tap ? { tap } : {});
+  const x = trace.input('x', [N, C, size, size], 'real');
+  const level = trace.input(mode.denoiser ? 'sigma' : 't', [N], 'real');
+  const y = trace.input('y', [N, S, caption_channels], 'act');
+  const ids = K === null ? null : trace.input('ids', [N, K], 'i32');
   const caption = embedCaption(g, dit, y);
   const view = directView(g, dit, caption);
-  const network = (patches: Tensor, cNoise: Tensor) => {
+  const F = (patches: Tensor, cNoise: Tensor) => {
+    if (mode.denoiser) trace.output('c_noise', cNoise);
     const tokens = denoiseTokens(g, dit, patches, cNoise, caption.pooled, view, ids);
     const maskToken = g.weights.use(dit.maskToken);
     const flat = reshape(maskToken, [maskToken.shape.at(-1)!]);
     return tokensToImage(tokens, { channels: C, size, patchSize }, ids, ids ? flat : null);
   };
-  const out = c.preconditioned
-    ? denoised(network, { patchSize, sigmaData: set.info.sigma_data }, x, level)
-    : network(patchify(x, patchSize), level);
+  const sigmaData = set.info.number('sigma_data', 0.9);
+  const out = mode.denoiser
+    ? denoised(F, { patchSize, sigmaData }, x, level)
+    : F(patchify(x, patchSize), level);
   trace.output('out', out);
   return new Runner(backend, freeze('network', trace, { elemBytes: backend.elemBytes }), { weight: weights });
 }
 
-/** Views of strided buffers cannot be read back; none of the tapped values is one. */
-function contiguous(t: Tensor): Tensor {
-  return t;
+/** Numbers of images and of caption tokens that a file's x (or x0) and y have. */
+export function callShape(file: Safetensors, x: string, K: number | null): CallShape {
+  return { N: file.entry(x).shape[0] ?? 0, S: file.entry('y').shape.at(-2) ?? 0, K };
 }
 
 /** Outputs and, for the masked call, every intermediate value that the set holds. */
 export function checkForward(
-  call: Call,
+  set: GoldenSet,
   groups: { outputs: Group; activations: Group; routing: Group },
 ): void {
-  const file = call.set.open('forward');
+  using file = set.open('forward');
   if (!file) return;
-  using _ = file;
-  const [N = 1] = file.entry('x').shape;
-  const S = file.entry('y').shape[2] ?? 1;
-  const kept = file.tensors.has('ids_keep') ? (file.entry('ids_keep').shape[1] ?? null) : null;
-  const captions = file.readFloat32('y');
-  const run = (name: string, options: { masked: boolean; preconditioned: boolean; tap?: boolean }) => {
-    if (!file.tensors.has(name) && !options.tap) return;
-    const runner = networkCall(call, {
-      N,
-      S,
-      kept: options.masked ? kept : null,
-      preconditioned: options.preconditioned,
-      tap: options.tap ?? false,
-    });
+  const whole = callShape(file, 'x', null);
+  const kept = readKept(file, whole.N, tokenCount(set.network.dit.config));
+  const run = (mode: { masked: boolean; denoiser?: boolean; tap?: boolean }, check: (r: Runner) => void) => {
+    if (mode.masked && !kept) return;
+    const runner = networkCall(set, mode.masked && kept ? { ...whole, K: kept.K } : whole, mode);
     runner.set('x', file.readFloat32('x'));
-    runner.set('y', captions);
-    const level = options.preconditioned ? 'sigma' : 't';
+    runner.set('y', file.readFloat32('y'));
+    const level = mode.denoiser ? 'sigma' : 't';
     runner.set(level, file.readFloat32(level));
-    if (options.masked) runner.set('ids', file.readInt32('ids_keep'));
+    if (mode.masked && kept) runner.set('ids', kept.ids);
     runner.run();
-    if (options.tap) checkActivations(call.set, runner, groups);
-    else groups.outputs.add(relMax(runner.get('out'), file.readFloat64(name)), name);
+    check(runner);
     runner.free();
   };
   for (const name of file.tensors.keys()) {
-    const masked = /_mask\d+$/.test(name);
-    if (/^out_(nomask|mask\d+)$/.test(name)) run(name, { masked, preconditioned: false });
-    if (/^D_x_(nomask|mask\d+)$/.test(name)) run(name, { masked, preconditioned: true });
+    const plain = /^(out|D_x)_(nomask|mask\d+)$/.exec(name);
+    if (plain) {
+      const masked = plain[2] !== 'nomask';
+      const denoiser = plain[1] === 'D_x';
+      run({ masked, denoiser }, (r) => {
+        groups.outputs.add(relMax(r.get('out'), file.readFloat64(name)), name);
+        if (!denoiser || !file.tensors.has('c_noise')) return;
+        groups.outputs.add(relMax(r.get('c_noise'), file.readFloat64('c_noise')), 'c_noise');
+      });
+    }
     const guided = /^out_cfg(\d+)(?:p(\d+))?(_scalar_t)?$/.exec(name);
     if (guided) {
       const scale = Number(`${guided[1]}.${guided[2] ?? 0}`);
-      groups.outputs.add(guidedError(call, file, name, scale, Boolean(guided[3])), name);
+      const want = file.readFloat64(name);
+      groups.outputs.add(relMax(guidedCall(set, file, whole, scale, Boolean(guided[3])), want), name);
     }
   }
-  if (file.tensors.has('c_noise')) {
-    const sigma = file.readFloat64('sigma');
-    groups.outputs.add(
-      relMax(
-        sigma.map((s) => Math.log(s) / 4),
-        file.readFloat64('c_noise'),
-      ),
-      'c_noise',
-    );
+  using activations = set.open('activations');
+  if (activations) {
+    run({ masked: true, tap: true }, (r) => checkActivations(activations, r, groups));
   }
-  run('activations', { masked: true, preconditioned: false, tap: true });
 }
 
 /** u + scale (c - u) of two plain calls, as the reference does it. */
-function guidedError(call: Call, file: Safetensors, name: string, scale: number, scalarT: boolean): number {
-  const [N = 1] = file.entry('x').shape;
-  const S = file.entry('y').shape[2] ?? 1;
-  const runner = networkCall(call, { N, S, kept: null, preconditioned: false, tap: false });
+function guidedCall(
+  set: GoldenSet,
+  file: Safetensors,
+  shape: CallShape,
+  scale: number,
+  scalarT: boolean,
+): Float64Array {
+  const runner = networkCall(set, shape);
   const t = file.readFloat32('t');
+  const y = file.readFloat32('y');
   runner.set('x', file.readFloat32('x'));
   runner.set('t', scalarT ? t.map(() => t[0]!) : t);
-  const y = file.readFloat32('y');
   runner.set('y', y);
   runner.run();
   const conditional = runner.get('out');
@@ -124,84 +131,88 @@ function guidedError(call: Call, file: Safetensors, name: string, scale: number,
   runner.run();
   const zero = runner.get('out');
   runner.free();
-  return relMax(
-    Float64Array.from(zero, (u, i) => u + scale * (conditional[i]! - u)),
-    file.readFloat64(name),
-  );
+  return Float64Array.from(zero, (u, i) => u + scale * (conditional[i]! - u));
 }
 
 function checkActivations(
-  set: GoldenSet,
+  file: Safetensors,
   runner: Runner,
   groups: { activations: Group; routing: Group },
 ): void {
-  const file = set.open('activations');
-  if (!file) return;
-  using _ = file;
   for (const [name, entry] of file.tensors) {
-    if (name.endsWith('.topk_indices')) {
+    if (!runner.plan.outputs.has(name))
+      groups.activations.add(Number.NaN, `${name}: the model has no such value`);
+    else if (name.endsWith('.topk_indices')) {
       const K = entry.shape.at(-1) ?? 1;
       groups.routing.add(selectionErrors(runner.get(name), file.readInt32(name), K), name);
-    } else {
-      groups.activations.add(relMax(runner.get(name), file.readFloat64(name)), name);
-    }
+    } else groups.activations.add(relMax(runner.get(name), file.readFloat64(name)), name);
   }
 }
 
 /** Number of experts whose set of K tokens differs. */
 function selectionErrors(got: ArrayLike<number>, want: ArrayLike<number>, K: number): number {
-  let errors = got.length === want.length ? 0 : Number.NaN;
-  for (let at = 0; at < want.length; at += K) {
-    const a = Array.from({ length: K }, (_, i) => got[at + i]!).sort((x, y) => x - y);
-    const b = Array.from({ length: K }, (_, i) => want[at + i]!).sort((x, y) => x - y);
-    if (a.join() !== b.join()) errors += 1;
-  }
+  if (got.length !== want.length) return Number.NaN;
+  const chosen = (from: ArrayLike<number>, at: number) =>
+    Array.from({ length: K }, (_, i) => from[at + i]!)
+      .sort((a, b) => a - b)
+      .join();
+  let errors = 0;
+  for (let at = 0; at < want.length; at += K) if (chosen(got, at) !== chosen(want, at)) errors += 1;
   return errors;
 }
 
 /** Every step of every sampler run, guided by the shortcut for a zeroed caption and the long way. */
-export function checkSampler(call: Call, groups: { latents: Group; levels: Group }): void {
-  const file = call.set.open('sampler');
+export function checkSampler(set: GoldenSet, groups: { latents: Group; levels: Group }): void {
+  using file = set.open('sampler');
   if (!file) return;
-  using _ = file;
-  for (const [run, { cfg, steps, t_steps }] of Object.entries(call.set.info.sampler ?? {})) {
-    if (!file.tensors.has(`${run}.latents`)) continue;
-    const levels = noiseLevels(steps, { sigmaMin: 0.002, sigmaMax: 80, rho: 7 });
-    for (const [i, level] of levels.entries()) {
-      groups.levels.add(relative(level, t_steps[i] ?? Number.NaN), `${run} t_steps[${i}]`);
+  for (const [name, run] of set.info.maybe('sampler')?.objects() ?? []) {
+    if (!file.tensors.has(`${name}.latents`)) continue;
+    const [count = 0] = file.entry(`${name}.latents`).shape;
+    if (run.number('steps') !== count) {
+      throw new Failure({
+        what: file.path,
+        why: `${name}.latents holds ${count} steps, the info file says other`,
+      });
     }
-    const ways: Guidance[] = cfg === 1 ? ['none'] : ['zero', 'zero-direct'];
-    for (const guidance of ways) runSampler(call, file, run, cfg, levels, guidance, groups.latents);
+    const levels = noiseLevels(count, { sigmaMin: 0.002, sigmaMax: 80, rho: 7 });
+    const steps = run.numbers('t_steps');
+    for (const [i, level] of levels.entries()) {
+      if (steps.length > 0)
+        groups.levels.add(relative(level, steps[i] ?? Number.NaN), `${name} t_steps[${i}]`);
+    }
+    // The reference's sampler guides above 1 only.
+    const ways: Guidance[] = run.number('cfg') > 1 ? ['zero', 'zero-direct'] : ['none'];
+    for (const guidance of ways) checkRun(set, file, name, run, { levels, guidance }, groups.latents);
   }
 }
 
-function runSampler(
-  { set, backend, weights }: Call,
+function checkRun(
+  { network, backend, weights, info }: GoldenSet,
   file: Safetensors,
-  run: string,
-  cfg: number,
-  levels: readonly number[],
-  guidance: Guidance,
+  name: string,
+  run: JsonObject,
+  { levels, guidance }: { levels: readonly number[]; guidance: Guidance },
   latents: Group,
 ): void {
-  const [batch = 1] = file.entry(`${run}.x_unit_noise`).shape;
-  const captionLength = file.entry(`${run}.y`).shape[2] ?? 1;
   const denoiser = new Denoiser({
-    ...{ backend, network: set.network, weights, sigmaData: set.info.sigma_data },
-    ...{ batch, guidance, captionLength },
+    ...{ backend, network, weights, guidance },
+    sigmaData: info.number('sigma_data', 0.9),
+    batch: file.entry(`${name}.x_unit_noise`).shape[0] ?? 0,
+    captionLength: file.entry(`${name}.y`).shape.at(-2) ?? 0,
   });
-  const y = file.readFloat32(`${run}.y`);
+  const y = file.readFloat32(`${name}.y`);
   const zeros = new Float32Array(y.length);
   denoiser.setCaptions(guidance === 'zero-direct' ? Float32Array.from([...y, ...zeros]) : y);
-  const steps = file.readFloat64(`${run}.latents`);
-  const size = steps.length / (levels.length - 1);
-  const final = heun((x, sigma) => denoiser.denoise(x, sigma, cfg), file.readFloat64(`${run}.x_unit_noise`), {
+  const steps = file.readFloat64(`${name}.latents`);
+  const noise = file.readFloat64(`${name}.x_unit_noise`);
+  const scale = run.number('cfg');
+  const want = (i: number) => steps.subarray(i * noise.length, (i + 1) * noise.length);
+  const final = heun((x, sigma) => denoiser.denoise(x, sigma, scale), noise, {
     levels,
-    onStep: (i, x) =>
-      latents.add(relMax(x, steps.subarray(i * size, (i + 1) * size)), `${run} step ${i} (${guidance})`),
+    onStep: (i, x) => latents.add(relMax(x, want(i)), `${name} step ${i} (${guidance})`),
   });
-  if (file.tensors.has(`${run}.final`)) {
-    latents.add(relMax(final, file.readFloat64(`${run}.final`)), `${run} final (${guidance})`);
+  if (file.tensors.has(`${name}.final`)) {
+    latents.add(relMax(final, file.readFloat64(`${name}.final`)), `${name} final (${guidance})`);
   }
   denoiser.free();
 }

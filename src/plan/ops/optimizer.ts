@@ -119,8 +119,7 @@ export function clipScale(partial: Tensor, state: Tensor, maxNorm: number): void
 
 export const adamwOp = defineOp({
   name: 'adamw',
-  formula:
-    'w *= 1 - lr decay; m, v: moments of g; w -= lr mhat / (sqrt(vhat) + eps); ema += (1 - r)(w - ema); g = 0',
+  formula: 'w *= 1 - lr decay; m, v of g; w -= lr mhat / (sqrt(vhat) + eps); ema += (1 - r)(w - ema); g = 0',
   inputs: ['scalars', 'state'],
   outputs: ['weight', 'grad', 'm', 'v', 'ema?', 'copy?'],
   shape: () => [null, null, null, null, null, null],
