@@ -51,17 +51,10 @@ export interface MicroditOptions {
   readonly bounds?: MicroditBounds;
 }
 
-/** Whether a folder holds sets of this part. */
+/** Whether a folder holds sets of this part, or files that lie beside them. */
 export function isMicrodit(files: readonly string[]): boolean {
-  return (
-    files.some((file) =>
-      /^(model_shapes|init_stats|lr_schedules|pos_embed)\.(json|safetensors)$/.test(file),
-    ) ||
-    files.some(
-      (file) =>
-        file.endsWith('.info.json') && files.includes(file.replace('.info.json', '.weights.safetensors')),
-    )
-  );
+  const beside = /^(model_shapes|init_stats|lr_schedules)\.json$|^pos_embed\.safetensors$/;
+  return files.some((file) => file.endsWith('.info.json') || beside.test(file));
 }
 
 /** Every group of a folder, in order, as it is done. */

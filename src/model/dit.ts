@@ -259,13 +259,13 @@ export function denoiseTokens(
   g.tap?.('x_embed_pos', x);
 
   if (config.masking === 'naive') x = masked(x);
-  if (m.mixer.length) {
+  if (config.use_patch_mixer) {
     x = applyMap(g, m.mapIn, x);
     g.tap?.('mixer_xin', x);
     for (const block of m.mixer) x = run(block, x);
   }
   if (config.masking !== 'naive') x = masked(x);
-  if (m.mixer.length) {
+  if (config.use_patch_mixer) {
     x = applyMap(g, m.mapOut, x);
     g.tap?.('mixer_xout', x);
   }
