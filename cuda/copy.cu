@@ -1,4 +1,5 @@
-// Copies rows between strided places, repeating the source where the target has more rows. One block = one row.
+// Copies rows between strided places, repeating the source where the target has more rows. One block = one
+// row.
 #include "block.h"
 
 // y[row, C] = x[row mod rows, C]

@@ -1,4 +1,5 @@
-// The small text encoder that needs no weights of its own: a trained embedding of hashed words plus positions.
+// The small text encoder that needs no weights of its own: a trained embedding of hashed words plus
+// positions.
 import { lookupWords } from '../plan/ops/words.ts';
 import type { Handle, Parameters, Weights } from '../plan/params.ts';
 import type { Tensor } from '../plan/tensor.ts';

@@ -64,10 +64,10 @@ interface Import {
 
 /** The imports of `text`, a file at `from`: files of ours by their path, packages by their name. */
 function importsOf(from: string, text: string): Import[] {
-  const statement =
-    /\b(?:import|export)\s+(type\s)?[^'"`;()]*?\bfrom\s*['"]([^'"]+)['"]|\bimport\s*(\()?\s*['"]([^'"]+)['"]/g;
-  return [...text.matchAll(statement)].map(([, type, named, call, plain]) => {
-    const name = named ?? plain ?? '';
+  const named = /\b(?:import|export)\s+(type\s)?[^'"`;()]*?\bfrom\s*['"]([^'"]+)['"]/.source;
+  const plain = /\bimport\s*(\()?\s*['"]([^'"]+)['"]/.source;
+  return [...text.matchAll(new RegExp(`${named}|${plain}`, 'g'))].map(([, type, from1, call, from2]) => {
+    const name = from1 ?? from2 ?? '';
     const to = name.startsWith('.') ? normalize(join(dirname(from), name)) : name;
     return { from, to, typeOnly: type !== undefined, lazy: call !== undefined };
   });
