@@ -1,4 +1,5 @@
-// Speed of ops on the CPU: bun bench/ops.ts [threads] [name]. Best of many runs, a line a kernel and shape.
+// Speed of ops on the CPU: bun bench/ops.ts [threads] [name]. The best of many short runs, a line a kernel and
+// shape: sizes are small enough to find moments in which nothing else runs.
 import { cpuBackend } from '../src/backend/cpu.ts';
 import { backward } from '../src/plan/backward.ts';
 import { operandBytes } from '../src/plan/op.ts';
@@ -34,24 +35,24 @@ const cross = (N: number, T: number): Case => ({
 const cases: Case[] = [
   {
     name: 'linear',
-    inputs: { x: [1024, 512], w: [2048, 512] },
+    inputs: { x: [256, 512], w: [512, 512] },
     build: ({ x, w }) => linear(x!, w!),
   },
-  self(8, 256),
-  self(16, 64),
-  cross(8, 256),
-  cross(16, 64),
-  { name: 'gelu tanh', inputs: { x: [1024, 2048] }, build: ({ x }) => geluTanh(x!) },
-  { name: 'gelu erf', inputs: { x: [1024, 2048] }, build: ({ x }) => geluErf(x!) },
+  self(1, 256),
+  self(4, 64),
+  cross(1, 256),
+  cross(4, 64),
+  { name: 'gelu tanh', inputs: { x: [256, 2048] }, build: ({ x }) => geluTanh(x!) },
+  { name: 'gelu erf', inputs: { x: [256, 2048] }, build: ({ x }) => geluErf(x!) },
   {
     name: 'swiglu',
-    inputs: { x: [1024, 2730] },
+    inputs: { x: [256, 2730] },
     build: ({ x }) => swiglu(columns(x!, 0, 1365), columns(x!, 1365, 2730)),
   },
-  { name: 'add', inputs: { a: [1024, 2048], b: [1024, 2048] }, build: ({ a, b }) => add(a!, b!) },
+  { name: 'add', inputs: { a: [256, 2048], b: [256, 2048] }, build: ({ a, b }) => add(a!, b!) },
   ...[64, 256].map((T) => ({
     name: `experts ${T}`,
-    inputs: { x: [2048 / T, T, 512], logits: [2048 / T, T, 8] },
+    inputs: { x: [512 / T, T, 512], logits: [512 / T, T, 8] },
     build: ({ x, logits }: Record<string, Tensor>) => {
       const { gate, index, slot } = route(logits!, T / 4);
       return combine(dispatch(x!, index, slot), gate, index, slot, T);
