@@ -75,6 +75,7 @@ describe('attention', () => {
   test('several tiles of queries and keys', () => {
     check({ N: 1, T: 67, S: 131, H: 1, D: 2 }, false, 3);
     check({ N: 2, T: 130, S: 300, H: 2, D: 17 }, true, 2);
+    check({ N: 1, T: 3, S: 67, H: 1, D: 400 }, true);
   });
 
   test('sizes of the models', () => {

@@ -1,11 +1,28 @@
 // Op: attention over short sequences, all heads of all images in one launch, with its gradient.
-import { defineOp, need, refuse } from '../op.ts';
+import { defineOp, need, type OutputSpec, refuse } from '../op.ts';
 import { cols, type Tensor } from '../tensor.ts';
 import { traceOf } from '../trace.ts';
 
-/** Queries and keys that a block holds at once: scores of 64 x 128 stay in the second-level cache. */
+/**
+ * Queries and keys that a block holds at once. Scratch memory stays in a core's second-level cache and, up to
+ * D = 64, within the shared memory of a large GPU: where 128 keys need more than 200 KiB, 64 are taken.
+ */
 const TILE_QUERIES = 64;
 const TILE_KEYS = 128;
+const SCRATCH_REALS = 51_200;
+
+interface Sizes {
+  readonly D: number;
+  readonly P: number;
+  readonly tileT: number;
+  readonly tileS: number;
+}
+
+/** Reals of scratch memory: the tiles that cuda/attention.cu lists. */
+const scratchFwd = ({ D, P, tileT, tileS }: Sizes) =>
+  D * tileT + 2 * tileS * P + tileS * tileT + tileT * P + 3 * tileT;
+const scratchBwd = ({ D, P, tileT, tileS }: Sizes) =>
+  3 * tileT * P + 2 * D * tileT + 4 * tileS * P + 2 * tileS * tileT + 2 * tileT;
 
 const flag = (add: boolean | undefined) => (add ? 1 : 0);
 /** Next multiple of TILE_PAD in cuda/tile.h. */
@@ -19,9 +36,22 @@ function extents(op: string, q: Tensor | null | undefined, k: Tensor | null | un
   const D = cols(Q) / H;
   const fits = Q.shape.length === 3 && K.shape.length === 3 && K.shape[0] === N && cols(K) === cols(Q);
   if (!fits || !Number.isInteger(D)) refuse(op, `q [N, T, H D] and k [N, S, H D] with H = ${H} differ`, Q, K);
-  const tileT = Math.min(TILE_QUERIES, padded(T));
-  const tileS = Math.min(TILE_KEYS, padded(S));
-  return { N, T, S, H, D, P: padded(D), tileT, tileS };
+  return { N, T, S, H, D };
+}
+
+/** Tiles of one direction, by what it keeps in scratch memory. */
+function tiles(T: number, S: number, D: number, scratch: (s: Sizes) => number): Sizes {
+  const at = (keys: number) => {
+    const [tileT, tileS] = [Math.min(TILE_QUERIES, padded(T)), Math.min(keys, padded(S))];
+    return { D, P: padded(D), tileT, tileS };
+  };
+  return scratch(at(TILE_KEYS)) > SCRATCH_REALS ? at(TILE_KEYS / 2) : at(TILE_KEYS);
+}
+
+/** Shape of the sums of dq over tiles of keys; null where one tile holds all keys. */
+function workShape(N: number, T: number, S: number, H: number, D: number): OutputSpec {
+  const { P, tileS } = tiles(T, S, D, scratchBwd);
+  return S > tileS ? { shape: [N, H, T, P], elem: 'real' } : null;
 }
 
 /** Gradient of attentionFwd. One block is one head of one image; no atomics. */
@@ -31,13 +61,13 @@ export const attentionBwd = defineOp({
   inputs: ['q', 'k', 'v', 'y', 'lse', 'dy'],
   outputs: ['dq?', 'dk?', 'dv?', 'work?'],
   shape: ([q, k, v], { H = 1 }) => {
-    const { N, T, S, P, tileS } = extents('attention_bwd', q, k, H);
+    const { N, T, S, D } = extents('attention_bwd', q, k, H);
     const [Q, K, V] = [need(q, 'attention_bwd'), need(k, 'attention_bwd'), need(v, 'attention_bwd')];
     return [
       { shape: Q.shape, elem: Q.storage.elem },
       { shape: K.shape, elem: K.storage.elem },
       { shape: V.shape, elem: V.storage.elem },
-      S > tileS ? { shape: [N, H, T, P], elem: 'real' } : null,
+      workShape(N, T, S, H, D),
     ];
   },
   fields: {
@@ -47,15 +77,16 @@ export const attentionBwd = defineOp({
   launch: (node) => {
     const [q, k, v, y, , dy] = node.inputs;
     const [dq, dk, dv] = node.outputs;
-    const { N, T, S, H, D, P, tileT, tileS } = extents('attention_bwd', q, k, node.attrs.H ?? 1);
+    const { N, T, S, H, D } = extents('attention_bwd', q, k, node.attrs.H ?? 1);
+    const sizes = tiles(T, S, D, scratchBwd);
     return {
       pointers: [...node.inputs, ...node.outputs],
       ints: [
-        ...[H, T, S, D, ...[q, k, v, y, dy, dq, dk, dv].map((t) => t?.ld ?? 0), tileT, tileS],
+        ...[H, T, S, D, ...[q, k, v, y, dy, dq, dk, dv].map((t) => t?.ld ?? 0), sizes.tileT, sizes.tileS],
         ...[0, 1, 2].map((i) => flag(node.accumulate[i])),
       ],
       blocks: N * H,
-      scratch: 3 * tileT * P + 2 * D * tileT + 4 * tileS * P + 2 * tileS * tileT + 2 * tileT,
+      scratch: scratchBwd(sizes),
     };
   },
   backward: 'only used for gradients',
@@ -88,12 +119,13 @@ export const attentionFwd = defineOp({
   launch: (node) => {
     const [q, k, v] = node.inputs;
     const [y] = node.outputs;
-    const { N, T, S, H, D, P, tileT, tileS } = extents('attention_fwd', q, k, node.attrs.H ?? 1);
+    const { N, T, S, H, D } = extents('attention_fwd', q, k, node.attrs.H ?? 1);
+    const sizes = tiles(T, S, D, scratchFwd);
     return {
       pointers: [...node.inputs, ...node.outputs],
-      ints: [H, T, S, D, ...[q, k, v, y].map((t) => t?.ld ?? 0), tileT, tileS],
-      blocks: N * H * Math.ceil(T / tileT),
-      scratch: D * tileT + 2 * tileS * P + tileS * tileT + tileT * P + 3 * tileT,
+      ints: [H, T, S, D, ...[q, k, v, y].map((t) => t?.ld ?? 0), sizes.tileT, sizes.tileS],
+      blocks: N * H * Math.ceil(T / sizes.tileT),
+      scratch: scratchFwd(sizes),
     };
   },
   backward: (node, b) => {
@@ -106,8 +138,8 @@ export const attentionFwd = defineOp({
     }
     const [dq, dk, dv] = [b.sink(q), b.sink(k), b.sink(v)];
     if (!dq && !dk && !dv) return;
-    const { N, T, S, H, P, tileS } = extents('attention_bwd', q, k, node.attrs.H ?? 1);
-    const work = dq && S > tileS ? { shape: [N, H, T, P], elem: 'real' as const } : null;
+    const { N, T, S, H, D } = extents('attention_bwd', q, k, node.attrs.H ?? 1);
+    const work = dq && workShape(N, T, S, H, D);
     b.append(attentionBwd, [q, k, v, y, lse, dy], [dq, dk, dv, work], node.attrs);
   },
   writes: ['set', 'set'],
