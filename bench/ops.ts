@@ -1,5 +1,5 @@
-// Speed of ops on the CPU: bun bench/ops.ts [threads] [name]. The best of many short runs, a line a kernel and
-// shape: sizes are small enough to find moments in which nothing else runs.
+// Speed of ops on the CPU: bun bench/ops.ts [threads] [name]. The best of many short runs, a line a kernel
+// and shape: sizes are small enough to find moments in which nothing else runs.
 import { cpuBackend } from '../src/backend/cpu.ts';
 import { backward } from '../src/plan/backward.ts';
 import { operandBytes } from '../src/plan/op.ts';

@@ -20,11 +20,37 @@ FN real gelu_tanh_slope(real x) {
   return s + x * s * (1 - s) * du;
 }
 
+// erf(x / sqrt(2)). In float32 on the CPU the rational function that XLA and Eigen use: without an
+// exponential, half the price of md::erf, off by 3.4e-7 at most (of the gate, so relative to x).
+FN double gelu_erf_core(double x) { return md::erf(x * 0.7071067811865476); }
+#if MD_CUDA
+FN float gelu_erf_core(float x) { return md::erf(x * 0.707106781f); }
+#else
+FN float gelu_erf_core(float x) {
+  float t = x * 0.707106781f;
+  t = t < -4.0f ? -4.0f : t;
+  t = t > 4.0f ? 4.0f : t;
+  const float s = t * t;
+  float p = -2.72614225e-10f, q = -1.45660718e-5f;
+  p = __builtin_fmaf(p, s, 2.77068142e-8f);
+  p = __builtin_fmaf(p, s, -2.10102402e-6f);
+  p = __builtin_fmaf(p, s, -5.69250639e-5f);
+  p = __builtin_fmaf(p, s, -7.34990631e-4f);
+  p = __builtin_fmaf(p, s, -2.95459981e-3f);
+  p = __builtin_fmaf(p, s, -1.60960333e-2f);
+  q = __builtin_fmaf(q, s, -2.13374055e-4f);
+  q = __builtin_fmaf(q, s, -1.68282697e-3f);
+  q = __builtin_fmaf(q, s, -7.37332917e-3f);
+  q = __builtin_fmaf(q, s, -1.42647391e-2f);
+  return p * t / q;
+}
+#endif
+
 // erf form: x Phi(x), Phi the distribution function of the normal law
-FN real gelu_erf_of(real x) { return real(0.5) * x * (1 + md::erf(x * real(0.7071067811865476))); }
+FN real gelu_erf_of(real x) { return real(0.5) * x * (1 + gelu_erf_core(x)); }
 FN real gelu_erf_slope(real x) {
   const real density = real(0.3989422804014327) * md::exp(real(-0.5) * x * x);
-  return real(0.5) * (1 + md::erf(x * real(0.7071067811865476))) + x * density;
+  return real(0.5) * (1 + gelu_erf_core(x)) + x * density;
 }
 
 // y = gelu(x)
