@@ -21,7 +21,7 @@ const MISSING: Record<string, () => string | null> = {
   sim: () => (existsSync('test/sim') ? null : 'it comes with the CUDA path'),
   gpu: () =>
     existsSync('/dev/nvidiactl') ? (existsSync('test/gpu') ? null : 'none yet') : 'no NVIDIA GPU here',
-  dist: () => null,
+  alone: () => null, // the executable: .ci/run builds it first
 };
 
 const TEST_SECONDS = 300; // one test

@@ -1,0 +1,109 @@
+// The compiled executable on its own: copied to another folder, started there with an empty environment.
+// What must hold of it and cannot be seen from the sources: all it needs is inside, and it says in one line
+// what is wrong with a temporary folder that its libraries cannot be unpacked to.
+import { afterAll, describe, expect, test } from 'bun:test';
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { version } from '../../package.json';
+
+const folder = mkdtempSync(join(tmpdir(), 'microdiff alone ')); // a space in the path is no harm
+const program = join(folder, 'microdiff');
+copyFileSync('dist/microdiff', program);
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Starts the program, or `command` before it, in `folder` with no environment but `env`. */
+function run(args: string[], env: Record<string, string> = {}, command: string[] = []) {
+  const child = Bun.spawnSync([...command, program, ...args], { cwd: folder, env, stdin: 'ignore' });
+  return { code: child.exitCode, out: child.stdout.toString(), err: child.stderr.toString() };
+}
+
+describe('alone', () => {
+  test('says its version', () => {
+    const { code, out, err } = run(['--version']);
+    expect(out).toStartWith(`microdiff ${version} `);
+    expect([code, err]).toEqual([0, '']);
+  });
+
+  test('has help for every command', () => {
+    const { out } = run(['--help']);
+    const names = [...out.split('COMMANDS')[1]!.matchAll(/^ +([a-z]+) {2}/gm)].map((row) => row[1]!);
+    expect(names).toContain('doctor');
+    for (const name of names) {
+      const help = run([name, '--help']);
+      expect([name, help.code, help.err]).toEqual([name, 0, '']);
+      expect(help.out).toContain(`microdiff ${name}`);
+    }
+  });
+
+  test('loads its native library', () => {
+    const { code, out } = run(['doctor']);
+    expect(out).toMatch(/OpenBLAS/);
+    expect(code).toBe(0);
+  });
+
+  test('refuses what it does not know in one line', () => {
+    const { code, out, err } = run(['--no-such-flag']);
+    expect(err).toMatch(/^error: --no-such-flag: [^\n]+\n$/);
+    expect([code, out]).toEqual([2, '']);
+  });
+
+  test('takes no settings from the folder it is started in', () => {
+    const other = join(folder, 'other');
+    mkdirSync(other);
+    writeFileSync(join(other, 'bunfig.toml'), 'preload = ["./speak.ts"]\n');
+    writeFileSync(join(other, 'speak.ts'), 'process.stdout.write("preloaded");\n');
+    writeFileSync(join(other, '.env'), 'NO_SUCH=1\n');
+    const child = Bun.spawnSync([program, '--version'], { cwd: other, env: {}, stdin: 'ignore' });
+    expect(child.stdout.toString()).toStartWith('microdiff ');
+  });
+
+  test('leaves nothing behind where it is started', () => {
+    expect(readdirSync(folder).sort()).toEqual(['microdiff', 'other']);
+  });
+});
+
+// A namespace of its own, so that nothing stays mounted. Without the right to make one, the tests are skipped.
+const NAMESPACE = ['unshare', '--mount', '--map-root-user'];
+const canMount = Bun.spawnSync([...NAMESPACE, 'true'], { stdin: 'ignore', stderr: 'ignore' }).success;
+
+/** The command before the program that mounts a tmpfs with `options` at `place`. */
+function mounted(options: string, place: string): string[] {
+  mkdirSync(place, { recursive: true });
+  const script = 'mount -t tmpfs -o "$1" none "$2" && shift 2 && exec "$@"';
+  return [...NAMESPACE, '/bin/sh', '-c', script, 'sh', options, place];
+}
+
+describe('a temporary folder', () => {
+  const place = join(tmpdir(), `microdiff-tmp-${process.pid}`);
+  afterAll(() => rmSync(place, { recursive: true, force: true }));
+
+  const env = { TMPDIR: place, PATH: '/usr/bin:/bin:/usr/sbin:/sbin' };
+
+  /** `doctor` names the folder and the remedy; a command that needs the library says so in one line. */
+  function expectRemedy(folderEnv: Record<string, string>, command: string[]): void {
+    const doctor = run(['doctor'], folderEnv, command);
+    expect(doctor.out).toContain('device     none can be used');
+    expect(doctor.out).toContain(`Set TMPDIR to another folder`);
+    expect([doctor.code, doctor.err]).toEqual([3, '']);
+    if (!run(['--help']).out.includes('  sample ')) return;
+    const sample = run(['sample', 'a red apple'], folderEnv, command);
+    expect(sample.err).toMatch(/^error: [^\n]+\n$/);
+    expect(sample.err).toContain(place);
+    expect(sample.err).toContain('Set TMPDIR to');
+    expect([sample.code, sample.out]).toEqual([3, '']);
+  }
+
+  test('that is not there', () => {
+    expectRemedy({ TMPDIR: `${place}/none` }, []);
+  });
+  test.skipIf(!canMount)('that is read-only', () => {
+    expectRemedy(env, mounted('ro', place));
+  });
+  test.skipIf(!canMount)('that is noexec', () => {
+    expectRemedy(env, mounted('noexec', place));
+  });
+  test.skipIf(!canMount)('that is full', () => {
+    expectRemedy(env, mounted('size=64k', place));
+  });
+});
