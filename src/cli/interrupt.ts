@@ -12,23 +12,24 @@ export interface Interrupt {
   readonly stopRequested: boolean;
   /** The exit code for it; undefined when none has come. */
   readonly exitCode: number | undefined;
+  /** Settles when a signal has come, for commands that wait for something else as well. */
+  readonly stopped: Promise<void>;
 }
 
-let watched: { stopRequested: boolean; exitCode: number | undefined } | undefined;
+let watched: Interrupt | undefined;
 
 /** Watches SIGINT, SIGTERM and SIGHUP from now on. `saying` tells the user what happens next. */
 export function watchSignals(log: Log, saying = 'saving, then stopping'): Interrupt {
   if (watched) return watched;
-  const state: { stopRequested: boolean; exitCode: number | undefined } = {
-    stopRequested: false,
-    exitCode: undefined,
-  };
+  const { promise: stopped, resolve: stop } = Promise.withResolvers<void>();
+  const state = { stopRequested: false, exitCode: undefined as number | undefined, stopped };
   watched = state;
   for (const [signal, code] of Object.entries(CODES)) {
     process.on(signal, () => {
       if (state.stopRequested) process.exit(code);
       state.stopRequested = true;
       state.exitCode = code;
+      stop();
       log.warn(`${signal}: ${saying} (once more ends at once)`);
     });
   }

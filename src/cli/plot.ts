@@ -4,6 +4,7 @@ import { statSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { writeWholeFile } from '../io/atomic.ts';
 import { readRecords } from '../io/jsonl.ts';
+import { withCanvas } from '../io/figure/canvas.ts';
 import { osFailure } from '../io/oserror.ts';
 import { text } from '../recipe/field.ts';
 import { command } from './command.ts';
@@ -25,7 +26,7 @@ export const plot = command({
   async run({ args, values }) {
     const runs = args.map((path) => ({ label: labelOf(path), records: readRecords(metricsOf(path)) }));
     // The canvas is large and slow to load: only where something is drawn.
-    const { drawChart } = await import('../io/figure/chart.ts');
+    const { drawChart } = await withCanvas(() => import('../io/figure/chart.ts'));
     const png = drawChart(runs, values.title === undefined ? {} : { title: values.title });
     if (values.out === '-') {
       stdout.write(png);

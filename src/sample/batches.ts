@@ -7,8 +7,8 @@ import { fitTogether, type PictureRequest } from './sampler.ts';
 export interface Job extends PictureRequest {
   /** Place in the output, from 0. */
   readonly index: number;
-  /** Name of the PNG inside the output folder. */
-  readonly out: string;
+  /** Name that the line gives its PNG; null when it gives none. */
+  readonly out: string | null;
 }
 
 /** What the command line says for pictures whose line says nothing else. */
@@ -87,14 +87,9 @@ export function jobsOf(item: Prompt, { defaults, count = 1, seedStep = 0 }: Batc
       seed: wrapSeed(first + k),
       steps: item.steps ?? defaults.steps,
       cfg_scale: item.cfg_scale ?? defaults.cfg_scale,
-      out: fileName(item.out, index, count > 1 ? k : undefined),
+      out: item.out === undefined ? null : count > 1 ? item.out.replace(/\.png$/i, `-${k}.png`) : item.out,
     };
   });
-}
-
-function fileName(out: string | undefined, index: number, k: number | undefined): string {
-  if (out === undefined) return `${String(index).padStart(6, '0')}.png`;
-  return k === undefined ? out : out.replace(/\.png$/i, `-${k}.png`);
 }
 
 /** Seeds are 0 .. 2^53 - 1; counting goes round. */

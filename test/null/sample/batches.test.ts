@@ -28,7 +28,7 @@ describe('batches', () => {
       seed: 10,
       steps: 30,
       cfg_scale: 5,
-      out: '000003.png',
+      out: null,
     });
     expect(await collect([])).toEqual([]);
   });
@@ -52,12 +52,12 @@ describe('batches', () => {
     ];
     const jobs = (await collect(items, { size: 8, count: 2 })).flat() as {
       seed: number;
-      out: string;
+      out: string | null;
       index: number;
     }[];
     expect(jobs.map(({ index, seed, out }) => [index, seed, out])).toEqual([
-      [0, 10, '000000.png'],
-      [1, 11, '000001.png'],
+      [0, 10, null],
+      [1, 11, null],
       [2, 2 ** 53 - 1, 'b-0.png'],
       [3, 0, 'b-1.png'],
     ]);

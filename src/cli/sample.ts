@@ -1,0 +1,254 @@
+// Command: pictures from prompts, of arguments or of a stream.
+
+import { makeFolder } from '../io/atomic.ts';
+import { Failure } from '../io/failure.ts';
+import { type ImageSettings, settingsOf } from '../io/parameters.ts';
+import { readPngText } from '../io/png.ts';
+import { Safetensors } from '../io/safetensors.ts';
+import { bool, choice, int, LARGEST, real, text } from '../recipe/field.ts';
+import { type BatchOptions, batches, type Job, jobsOf } from '../sample/batches.ts';
+import { type Destination, destinationOf, Names } from '../sample/destination.ts';
+import { findModel } from '../sample/find-model.ts';
+import { loadModel, provenanceOf } from '../sample/model-file.ts';
+import { type BadPrompt, isBad, type Prompt, promptsOfArguments, readPrompts } from '../sample/prompts.ts';
+import { Sampler } from '../sample/sampler.ts';
+import { type Call, command } from './command.ts';
+import { DEVICE_FLAGS, openDevice } from './device.ts';
+import { flag, manyFlag, SHARED, usage } from './flags.ts';
+import { watchSignals } from './interrupt.ts';
+import { PictureWriter, SHEET_LIMIT } from './pictures.ts';
+import { stdout } from './stdout.ts';
+
+const FLAGS = {
+  model: flag(text(undefined, 'Model: a name, a .safetensors file or a run folder'), {
+    alias: 'm',
+    hint: 'NAME|FILE|RUN',
+  }),
+  prompt: manyFlag(text(undefined, 'What to draw'), { alias: 'p', hint: 'TEXT' }),
+  'negative-prompt': flag(text('', 'What to steer away from'), { alias: 'n', hint: 'TEXT' }),
+  steps: flag(int(undefined, { min: 1, max: 10000 }, 'Steps of the sampler (default: as the recipe says)')),
+  'cfg-scale': flag(real(undefined, {}, 'Guidance; 1 = off (default: as the recipe says)')),
+  seed: flag(
+    int(0, { min: -1, max: LARGEST }, 'Seed of the noise, the same for every prompt (-1 draws one)'),
+    {
+      alias: 's',
+    },
+  ),
+  'seed-step': flag(int(0, { min: 0, max: 2 ** 32 }, 'Added to the seed for each prompt')),
+  count: flag(
+    int(1, { min: 1, max: 1_000_000 }, 'Pictures of each prompt, with seeds that follow each other'),
+  ),
+  'batch-size': flag(int(8, { min: 1, max: 1024 }, 'Pictures made at once; changes none of them')),
+  output: flag(text('.', 'Folder, file.png, pattern such as out/%04d.png, or - for stdout'), {
+    alias: 'o',
+    hint: 'PATH',
+  }),
+  scale: flag(int(1, { min: 1, max: 64 }, 'Enlarges small pictures: every pixel becomes a square')),
+  grid: flag(text(undefined, 'Also draws all pictures on one sheet'), { hint: 'FILE' }),
+  format: flag(choice('jsonl', ['jsonl', 'msgpack'], 'Records on stdout; msgpack can carry the pictures')),
+  plain: flag(bool(false, 'Prompts of a stream are plain text, also those that begin with {')),
+  from: flag(text(undefined, 'Repeats the settings in a PNG; flags go before them'), { hint: 'IMAGE' }),
+  'dry-run': SHARED['dry-run'],
+  ...DEVICE_FLAGS,
+};
+
+type Values = Call<typeof FLAGS>['values'];
+type Items = AsyncIterable<Prompt | BadPrompt> | readonly (Prompt | BadPrompt)[];
+
+export const sample = command({
+  name: 'sample',
+  summary: 'Draws pictures from prompts: one PNG and one line of JSON each',
+  flags: FLAGS,
+  args: [{ name: 'prompt', meaning: 'What to draw; without any, prompts come from stdin', many: true }],
+  examples: [
+    ['microdiff sample "a red apple, fluent 3d style" --scale 8', 'writes a-red-apple-fluent-3d-style-0.png'],
+    ['microdiff sample -m runs/mine "a rocket" --count 9 --grid rockets.png', 'nine seeds, and a sheet'],
+    ['microdiff sample -o out/ < prompts.txt > made.jsonl', 'one prompt a line, text or JSON'],
+    ['microdiff sample "a fox" -o - | display', 'the PNG itself on stdout'],
+    ['microdiff sample --from a-fox-0.png --seed 1', 'the same settings, another seed'],
+  ],
+  run: (call) => run(call),
+});
+
+async function run(call: Call<typeof FLAGS>): Promise<number> {
+  const { values, log } = call;
+  const old = values.from === undefined ? {} : settingsFrom(values.from);
+  const { items, known } = promptsFor(call, old);
+  const destination =
+    call.given.has('output') || values.format === 'jsonl' ? destinationOf(values.output) : STREAM;
+  checkDestination(values, destination, known);
+
+  const found = findModel(values.model ?? old.model);
+  log.debug(`model ${found.name}: ${found.path}`);
+  using file = Safetensors.open(found.path);
+  const { recipe, step } = provenanceOf(file);
+  checkSampler(old, recipe.sample.sampler, call);
+  const options: BatchOptions = {
+    size: values['batch-size'],
+    count: values.count,
+    seedStep: values['seed-step'],
+    defaults: {
+      negative_prompt: call.given.has('negative-prompt')
+        ? values['negative-prompt']
+        : (old.negativePrompt ?? ''),
+      seed: seedFor(call, old),
+      steps: values.steps ?? old.steps ?? recipe.sample.steps,
+      cfg_scale: values['cfg-scale'] ?? old.cfgScale ?? recipe.sample.cfg_scale,
+    },
+  };
+  const names = destination.kind === 'stream' ? null : new Names(destination, known === undefined);
+  const writer = new PictureWriter(
+    {
+      destination,
+      names,
+      format: values.format,
+      scale: call.given.has('scale') ? values.scale : scaleOf(old),
+      model: { name: found.name, step, recipe },
+      makeRoom: () => call.progress.clear(),
+    },
+    values.grid !== undefined,
+  );
+  if (values['dry-run']) return dryRun(items, options, names);
+  if (destination.kind !== 'stream') makeFolder(destination.folder);
+
+  const backend = await openDevice(values);
+  const model = loadModel(backend, file, found.name);
+  const code = await drawAll(call, items, options, new Sampler(backend, model, options.size), writer, known);
+  if (values.grid !== undefined && (await writer.drawSheet(values.grid))) {
+    log.info(`sheet: ${values.grid}`);
+    if (writer.pictures > SHEET_LIMIT) log.warn(`the sheet has the first ${SHEET_LIMIT} pictures only`);
+  }
+  return code;
+}
+
+const STREAM: Destination = { kind: 'stream' };
+
+/** Draws until the prompts end, the reader goes or a signal comes. Returns the exit code. */
+async function drawAll(
+  { log, progress }: Call<typeof FLAGS>,
+  items: Items,
+  options: BatchOptions,
+  sampler: Sampler,
+  writer: PictureWriter,
+  known: number | undefined,
+): Promise<number> {
+  const interrupt = watchSignals(log, 'ending after the pictures in hand');
+  const stream = batches(items, options);
+  const stopped = interrupt.stopped.then(() => ({ done: true, value: undefined }) as const);
+  while (!interrupt.stopRequested && !stdout.closed) {
+    const next = await Promise.race([stream.next(), stopped]);
+    if (next.done) break;
+    if ('error' in next.value) {
+      writer.error(next.value.index, next.value.error);
+      continue;
+    }
+    const jobs = next.value;
+    const begin = performance.now();
+    const pictures = await sampler.sample(jobs);
+    const seconds = (performance.now() - begin) / 1000 / jobs.length;
+    for (const [i, job] of jobs.entries()) {
+      const before = writer.truncated;
+      writer.write(job, pictures[i]!, seconds);
+      if (before === 0 && writer.truncated > 0) {
+        log.warn(`prompt ${job.index} has more words than the model reads; what is beyond is left out`);
+      }
+    }
+    // One batch is too short for a line of progress.
+    if (known !== undefined && known > options.size) {
+      progress.update({
+        unit: 'picture',
+        done: writer.pictures + writer.errors,
+        total: known,
+        rate: 1 / seconds,
+      });
+    }
+  }
+  progress.finish();
+  if (interrupt.exitCode !== undefined) return interrupt.exitCode;
+  if (stdout.closed) return 0; // the reader has what it wanted
+  if (writer.errors > 0) {
+    log.error(`${writer.errors} of ${writer.errors + writer.pictures} pictures could not be made`);
+    return 1;
+  }
+  return 0;
+}
+
+/** The prompts, and how many pictures they make where that is known beforehand. */
+function promptsFor(call: Call<typeof FLAGS>, old: Partial<ImageSettings>): { items: Items; known?: number } {
+  const { values, args } = call;
+  const given = [...values.prompt, ...args];
+  const texts = given.length === 0 && old.prompt !== undefined ? [old.prompt] : given;
+  const fromStdin = texts.length === 0 || (texts.length === 1 && texts[0] === '-');
+  if (!fromStdin) {
+    const items = promptsOfArguments(texts);
+    return { items, known: items.length * values.count };
+  }
+  if (process.stdin.isTTY && texts.length === 0) {
+    throw usage('sample', 'there is no prompt', 'Write microdiff sample "a red apple", or pipe prompts in');
+  }
+  return { items: readPrompts(Bun.stdin.stream(), values.plain) };
+}
+
+/** Refuses what cannot go where it is to go, before anything is made. */
+function checkDestination(values: Values, to: Destination, known: number | undefined): void {
+  const one = 'A folder (-o out/) or a pattern (-o out/%04d.png) takes any number';
+  if (to.kind === 'file' && known !== undefined && known > 1) {
+    throw usage(`-o ${values.output}`, `${known} pictures do not fit in one file`, one);
+  }
+  if (to.kind !== 'stream') return;
+  if (process.stdout.isTTY) {
+    throw usage('stdout', 'pictures are not for a terminal', 'Redirect it, or give a file with -o');
+  }
+  if (values.format === 'jsonl' && known !== 1) {
+    const why =
+      known === undefined ? 'a stream of prompts makes more than one PNG' : `${known} PNGs in one stream`;
+    throw usage('-o -', why, 'Say --format msgpack, which keeps pictures apart');
+  }
+}
+
+function settingsFrom(path: string): Partial<ImageSettings> {
+  const settings = settingsOf(path, readPngText(path).texts);
+  if (settings) return settings;
+  throw new Failure({
+    what: `--from ${path}`,
+    why: 'the picture does not say how it was made',
+    fix: 'Use a PNG that microdiff sample wrote',
+  });
+}
+
+function checkSampler(old: Partial<ImageSettings>, ours: string, { log }: Call<typeof FLAGS>): void {
+  if (old.sampler !== undefined && old.sampler.toLowerCase() !== ours) {
+    log.warn(`the picture was made with the sampler ${old.sampler}; it is repeated with ${ours}`);
+  }
+}
+
+function scaleOf(old: Partial<ImageSettings>): number {
+  const scale = old.more?.scale;
+  return typeof scale === 'number' && Number.isInteger(scale) && scale >= 1 && scale <= 64 ? scale : 1;
+}
+
+function seedFor({ given, values, log }: Call<typeof FLAGS>, old: Partial<ImageSettings>): number {
+  const seed = given.has('seed') ? values.seed : (old.seed ?? values.seed);
+  if (seed >= 0) return seed;
+  const [high, low] = crypto.getRandomValues(new Uint32Array(2));
+  const drawn = (high! % 2 ** 21) * 2 ** 32 + low!;
+  log.info(`seed ${drawn}`);
+  return drawn;
+}
+
+/** Prints what would be made, one line each. */
+async function dryRun(items: Items, options: BatchOptions, names: Names | null): Promise<number> {
+  let errors = 0;
+  for await (const item of items) {
+    if (isBad(item)) errors++;
+    const lines = isBad(item) ? [item] : jobsOf(item, options).map((job) => plannedLine(job, names));
+    for (const line of lines) stdout.line(JSON.stringify(line));
+    if (stdout.closed) break;
+  }
+  return errors > 0 ? 1 : 0;
+}
+
+function plannedLine({ out: _, ...job }: Job, names: Names | null): object {
+  const place = names?.place({ ...job, out: _ }) ?? { path: null };
+  return 'error' in place ? { index: job.index, error: place.error } : { ...job, file: place.path };
+}
