@@ -138,11 +138,7 @@ describe('pictures', () => {
     expect(packed.code).toBe(1);
     const values = unpackMultiple(packed.stdout) as { png: Uint8Array; file: null; error: string }[];
     const widths = values.map((v) => v.error ?? String(pngTextOf(v.png, 'msgpack').width));
-    expect(widths).toEqual([
-      '8',
-      '8',
-      'the line is blank',
-    ]);
+    expect(widths).toEqual(['8', '8', 'the line is blank']);
     expect(values[0]!.png).toEqual(new Uint8Array(stdout));
     expect(values[0]!.file).toBeNull();
   });
