@@ -8,9 +8,20 @@ import { info } from './info.ts';
 import { licenses } from './licenses.ts';
 import { plot } from './plot.ts';
 import { sample } from './sample.ts';
+import { train } from './train.ts';
 import { verify } from './verify.ts';
 
 export const SUMMARY =
   'Trains text-to-image diffusion transformers from scratch on a micro-budget and samples from them';
 
-export const COMMANDS: readonly Command[] = [sample, verify, plot, info, doctor, licenses, completions, help];
+export const COMMANDS: readonly Command[] = [
+  train,
+  sample,
+  verify,
+  plot,
+  info,
+  doctor,
+  licenses,
+  completions,
+  help,
+];

@@ -1,0 +1,158 @@
+// Checkpoints of a run: everything that the next step depends on, in one folder that is there whole or not
+// at all.
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Backend, Region } from '../backend/backend.ts';
+import {
+  cleanLeftovers,
+  makeFolder,
+  readLatest,
+  requireFreeBytes,
+  writeFolderAtomically,
+  writeLatest,
+  writeWholeFile,
+} from '../io/atomic.ts';
+import { Failure } from '../io/failure.ts';
+import { Safetensors } from '../io/safetensors.ts';
+import { type TensorToWrite, writeSafetensors } from '../io/safetensors_write.ts';
+import { STATE_SIZE } from '../plan/ops/optimizer.ts';
+import type { Parameter } from '../plan/params.ts';
+import { hostNumbers } from '../plan/runner.ts';
+import type { Provenance } from '../sample/model-file.ts';
+import { saveModel } from '../sample/model-file.ts';
+import { loadWeights, readParameter, writeParameter } from '../sample/weights.ts';
+import type { Trainer } from './trainer.ts';
+
+/** Version of the layout; a newer one is refused. */
+const VERSION = 1;
+
+/** What `state.json` holds beside the tensors. */
+export interface RunState {
+  readonly step: number;
+  readonly images: number;
+  /** Seconds of training so far, over all sittings. */
+  readonly seconds: number;
+  /** Losses since the last line of metrics.jsonl, so that a resume changes no line. */
+  readonly lossSum: number;
+  readonly lossCount: number;
+}
+
+const nameOf = (step: number) => `step-${String(step).padStart(8, '0')}`;
+
+/** The folder of checkpoints of a run. */
+export class Checkpoints {
+  readonly folder: string;
+
+  constructor(run: string) {
+    this.folder = join(run, 'checkpoints');
+  }
+
+  /** Name of the newest checkpoint, if there is one. */
+  get latest(): string | undefined {
+    return readLatest(this.folder);
+  }
+
+  /** Makes the folder, and removes what a killed program left half-written. */
+  open(): void {
+    makeFolder(this.folder);
+    cleanLeftovers(this.folder);
+  }
+
+  /** Writes a checkpoint of the trainer as it stands, then removes all but the newest `keep`. */
+  save(
+    backend: Backend,
+    trainer: Trainer,
+    state: RunState,
+    from: Omit<Provenance, 'step'>,
+    keep: number,
+  ): void {
+    const { parameters } = trainer.network;
+    const { weight, m, v, ema } = trainer.buffers;
+    const bytes = 4 * ((ema ? 2 : 1) * parameters.end + 2 * parameters.trainableEnd);
+    requireFreeBytes(this.folder, bytes + 2 ** 20, 'a checkpoint');
+    const provenance = { ...from, step: state.step };
+    const name = nameOf(state.step);
+    writeFolderAtomically(join(this.folder, name), (folder) => {
+      saveModel(join(folder, 'model.safetensors'), { backend, parameters, weights: weight }, provenance);
+      if (ema) {
+        const saved = { backend, parameters, weights: ema, frozen: weight };
+        saveModel(join(folder, 'ema.safetensors'), saved, provenance);
+      }
+      const moments = parameters.list
+        .filter((p) => !p.tags.frozen)
+        .flatMap((p) => [moment(backend, m, p, 'm'), moment(backend, v, p, 'v')]);
+      const block = hostNumbers(backend, 'real', STATE_SIZE);
+      backend.read(trainer.buffers.state, 0, block);
+      const optimizer: TensorToWrite[] = [
+        ...moments,
+        { name: 'state', dtype: 'F32', shape: [STATE_SIZE], data: Float32Array.from(block) },
+      ];
+      writeSafetensors(join(folder, 'optimizer.safetensors'), optimizer);
+      writeWholeFile(
+        join(folder, 'state.json'),
+        `${JSON.stringify({ version: VERSION, ...state }, null, 2)}\n`,
+      );
+    });
+    writeLatest(this.folder, name);
+    this.prune(keep, name);
+  }
+
+  /** Loads the newest checkpoint into the trainer. Throws a Failure where a file is damaged or newer. */
+  load(backend: Backend, trainer: Trainer, name: string): RunState {
+    const folder = join(this.folder, name);
+    const state = readState(join(folder, 'state.json'));
+    const { parameters } = trainer.network;
+    const { weight, m, v, ema, state: block } = trainer.buffers;
+    using model = Safetensors.open(join(folder, 'model.safetensors'));
+    loadWeights(backend, weight, parameters, model);
+    if (ema) {
+      using averaged = Safetensors.open(join(folder, 'ema.safetensors'));
+      loadWeights(backend, ema, parameters, averaged);
+    }
+    using optimizer = Safetensors.open(join(folder, 'optimizer.safetensors'));
+    for (const p of parameters.list) {
+      if (p.tags.frozen) continue;
+      for (const [region, prefix] of [[m, 'm'] as const, [v, 'v'] as const]) {
+        const values = optimizer.readFloat32(`${prefix}.${p.name}`);
+        if (values.length !== p.count) {
+          throw new Failure({ what: optimizer.path, why: `tensor ${prefix}.${p.name} has another shape` });
+        }
+        writeParameter(backend, region, p, values);
+      }
+    }
+    backend.write(block, 0, hostNumbers(backend, 'real', optimizer.readFloat32('state')));
+    trainer.step = state.step;
+    trainer.images = state.images;
+    return state;
+  }
+
+  private prune(keep: number, newest: string): void {
+    const names = readdirSync(this.folder).filter((n) => /^step-\d+$/.test(n) && n <= newest);
+    for (const old of names.sort().slice(0, -keep)) {
+      rmSync(join(this.folder, old), { recursive: true, force: true });
+    }
+  }
+}
+
+function moment(backend: Backend, region: Region, p: Parameter, prefix: 'm' | 'v'): TensorToWrite {
+  const data = () => [Float32Array.from(readParameter(backend, region, p))];
+  return { name: `${prefix}.${p.name}`, dtype: 'F32', shape: p.shape, data };
+}
+
+function readState(path: string): RunState {
+  let parsed: Partial<RunState> & { version?: number };
+  try {
+    parsed = JSON.parse(readFileSync(path, 'utf8'));
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw new Failure({ what: path, why, fix: 'Remove this checkpoint and name an older one in `latest`' });
+  }
+  const { version = 0, step, images, seconds = 0, lossSum = 0, lossCount = 0 } = parsed;
+  if (version > VERSION) {
+    throw new Failure({ what: path, why: `was written by a newer microdiff (layout ${version})` });
+  }
+  if (!Number.isSafeInteger(step) || !Number.isSafeInteger(images)) {
+    throw new Failure({ what: path, why: 'does not say how many steps and images are done' });
+  }
+  return { step: step!, images: images!, seconds, lossSum, lossCount };
+}

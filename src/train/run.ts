@@ -1,0 +1,237 @@
+// A run: a folder that the same command goes on with. Steps, metrics, previews, checkpoints, an orderly stop.
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Backend } from '../backend/backend.ts';
+import { cleanLeftovers, makeFolder, writeWholeFile } from '../io/atomic.ts';
+import { EXIT, Failure } from '../io/failure.ts';
+import { MetricsLog } from '../io/jsonl.ts';
+import { readInterval } from '../recipe/field.ts';
+import { recipeToml, resolveRecipe } from '../recipe/resolve.ts';
+import type { Recipe } from '../recipe/schema.ts';
+import { declareNetwork } from '../sample/network.ts';
+import { Checkpoints, type RunState } from './checkpoint.ts';
+import { drawPreview } from './preview.ts';
+import { openData, type RecipeData } from './source.ts';
+import { type StepReport, Trainer } from './trainer.ts';
+
+/** What the run tells while it goes on. */
+export interface Watch {
+  readonly log: { info(text: string): void; warn(text: string): void };
+  readonly progress: { update(state: ProgressState): void; clear(): void };
+  readonly interrupt: { readonly stopRequested: boolean };
+}
+
+export interface ProgressState {
+  readonly unit: string;
+  readonly done: number;
+  readonly total: number;
+  readonly rate: number;
+  readonly loss: number;
+}
+
+export interface RunOptions extends Watch {
+  readonly recipe: Recipe;
+  readonly folder: string;
+  readonly backend: Backend;
+  readonly version: string;
+}
+
+export interface RunResult {
+  readonly folder: string;
+  readonly step: number;
+  /** All steps of the recipe are done. */
+  readonly finished: boolean;
+}
+
+/** Skipped steps in a row after which the run is given up: the weights themselves are not finite. */
+const SKIPS = 5;
+
+/** Trains until the recipe is done or a stop is asked for; a checkpoint is written in both cases. */
+export async function trainRun(options: RunOptions): Promise<RunResult> {
+  const { recipe, folder, backend, log } = options;
+  makeFolder(folder);
+  cleanLeftovers(folder);
+  settleRecipe(folder, recipe);
+  const data = await openData(recipe);
+  const network = declareNetwork(recipe.model, recipe.text);
+  const trainer = new Trainer(backend, network, recipe, data.batches);
+  const checkpoints = new Checkpoints(folder);
+  checkpoints.open();
+  const { latest } = checkpoints;
+  let state: RunState = { step: 0, images: 0, seconds: 0, lossSum: 0, lossCount: 0 };
+  if (latest) {
+    state = checkpoints.load(backend, trainer, latest);
+    log.info(`goes on from step ${state.step} of ${trainer.totalSteps} in ${folder}`);
+  } else {
+    trainer.initialise();
+    log.info(`${network.parameters.trainable.toLocaleString('en')} parameters, ${trainer.totalSteps} steps`);
+  }
+  using metrics = MetricsLog.open(join(folder, 'metrics.jsonl'), state.step);
+  const run = new Run(options, data, trainer, checkpoints, metrics, state);
+  try {
+    return await run.loop();
+  } finally {
+    trainer.free();
+  }
+}
+
+/**
+ * Writes the resolved recipe into a new run; in an old one only keys that change no past number may differ. That
+ * includes the lengths of stages, so that a run can be made longer or shorter.
+ */
+function settleRecipe(folder: string, recipe: Recipe): void {
+  const path = join(folder, 'recipe.toml');
+  if (existsSync(path)) {
+    const text = readFileSync(path, 'utf8');
+    const old = resolveRecipe({ file: { name: path, text } }).recipe;
+    const changed = firstDifference(bare(old), bare(recipe));
+    if (changed) {
+      throw new Failure({
+        what: folder,
+        why: `was trained with another recipe (${changed} differs)`,
+        fix: 'Use the recipe of the run, or another folder with -o',
+        code: EXIT.usage,
+      });
+    }
+  }
+  writeWholeFile(path, recipeToml(recipe));
+}
+
+/** A recipe without the keys that may change between sittings. */
+function bare(recipe: Recipe): Recipe {
+  const { batch_size, micro_batch, seed } = recipe.train;
+  const fixed = { batch_size, micro_batch, seed } as Recipe['train'];
+  const stage = recipe.stage.map((row) => ({ ...row, steps: 0 }));
+  return { ...recipe, stage, train: fixed, sample: {} as Recipe['sample'] };
+}
+
+function firstDifference(a: unknown, b: unknown, key = ''): string | null {
+  if (typeof a !== 'object' || typeof b !== 'object' || a === null || b === null) {
+    return a === b ? null : key;
+  }
+  const [left, right] = [a as Record<string, unknown>, b as Record<string, unknown>];
+  for (const name of new Set([...Object.keys(left), ...Object.keys(right)])) {
+    const found = firstDifference(left[name], right[name], key ? `${key}.${name}` : name);
+    if (found) return found;
+  }
+  return null;
+}
+
+class Run {
+  private readonly started = performance.now();
+  private lossSum: number;
+  private lossCount: number;
+  private skips = 0;
+  private saved: number;
+  private previewed = -1;
+  private lastSave = performance.now();
+  private lastPreview = performance.now();
+  private rate = 0;
+
+  constructor(
+    private readonly options: RunOptions,
+    private readonly data: RecipeData,
+    private readonly trainer: Trainer,
+    private readonly checkpoints: Checkpoints,
+    private readonly metrics: MetricsLog,
+    private readonly begun: RunState,
+  ) {
+    this.lossSum = begun.lossSum;
+    this.lossCount = begun.lossCount;
+    this.saved = begun.step;
+  }
+
+  async loop(): Promise<RunResult> {
+    const { trainer, options } = this;
+    const { interrupt, progress, recipe } = options;
+    const total = trainer.totalSteps;
+    while (trainer.step < total && !interrupt.stopRequested) {
+      const before = performance.now();
+      const report = trainer.runStep();
+      this.note(report, performance.now() - before);
+      progress.update({ unit: 'step', done: report.step, total, rate: this.rate, loss: report.loss });
+      if (this.due(recipe.train.checkpoint_every, report.step, this.lastSave)) this.save();
+      if (this.due(recipe.train.preview_every, report.step, this.lastPreview)) await this.preview();
+      // Signal handlers run only when the event loop does.
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    if (this.saved !== trainer.step) this.save();
+    const finished = trainer.step >= total;
+    if (finished) await this.preview();
+    progress.clear();
+    return { folder: options.folder, step: trainer.step, finished };
+  }
+
+  private due(every: number | string, step: number, last: number): boolean {
+    const interval = readInterval(every);
+    if ('steps' in interval) return interval.steps > 0 && step % interval.steps === 0;
+    return interval.seconds > 0 && performance.now() - last >= 1000 * interval.seconds;
+  }
+
+  /** Counts a step, and writes a line of metrics when one is due. Throws when too many steps were skipped. */
+  private note(report: StepReport, ms: number): void {
+    const { log_every } = this.options.recipe.train;
+    const images = this.data.batches ? report.images - this.seen : 0;
+    this.seen = report.images;
+    const speed = images / (ms / 1000);
+    this.rate = this.rate === 0 ? speed : 0.95 * this.rate + 0.05 * speed;
+    if (report.skipped) {
+      this.skips += 1;
+      const why = `loss ${report.loss}, gradient norm ${report.gradNorm}`;
+      this.options.log.warn(`step ${report.step} was skipped: ${why}`);
+      if (this.skips >= SKIPS) this.giveUp(report);
+    } else {
+      this.skips = 0;
+      this.lossSum += report.loss;
+      this.lossCount += 1;
+    }
+    if (report.step % log_every !== 0 && report.step !== this.trainer.totalSteps) return;
+    this.metrics.append({
+      step: report.step,
+      images: report.images,
+      loss: this.lossCount ? this.lossSum / this.lossCount : report.loss,
+      lr: report.lr,
+      grad_norm: report.gradNorm,
+      images_per_s: Number(this.rate.toFixed(2)),
+      seconds: Number(this.seconds().toFixed(1)),
+      stage: report.stage,
+    });
+    this.lossSum = 0;
+    this.lossCount = 0;
+  }
+
+  private seen = 0;
+
+  private giveUp(report: StepReport): never {
+    const kept = this.checkpoints.latest;
+    throw new Failure({
+      what: `step ${report.step}`,
+      why: `${SKIPS} steps in a row had a loss or gradient that is not finite`,
+      fix: `Lower optimizer.lr; ${kept ? `checkpoint ${kept} is kept` : 'there is no checkpoint yet'}`,
+      code: EXIT.nonFinite,
+    });
+  }
+
+  private seconds(): number {
+    return this.begun.seconds + (performance.now() - this.started) / 1000;
+  }
+
+  private save(): void {
+    const { backend, recipe, version } = this.options;
+    const { step, images } = this.trainer;
+    const state = { step, images, seconds: this.seconds(), lossSum: this.lossSum, lossCount: this.lossCount };
+    const from = { recipe, version, data: this.data.emoji?.hash ?? null };
+    this.metrics.sync();
+    this.checkpoints.save(backend, this.trainer, state, from, recipe.train.keep_last);
+    this.saved = step;
+    this.lastSave = performance.now();
+  }
+
+  private async preview(): Promise<void> {
+    const { backend, recipe, folder } = this.options;
+    if (this.previewed === this.trainer.step) return;
+    await drawPreview({ backend, recipe, folder, trainer: this.trainer, data: this.data });
+    this.previewed = this.trainer.step;
+    this.lastPreview = performance.now();
+  }
+}
