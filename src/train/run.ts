@@ -76,7 +76,8 @@ export async function trainRun(options: RunOptions): Promise<RunResult> {
 }
 
 /**
- * Writes the resolved recipe into a new run; in an old one only keys that change no past number may differ. That
+ * Writes the resolved recipe into a new run; in an old one only keys that change no past number may differ.
+ * That
  * includes the lengths of stages, so that a run can be made longer or shorter.
  */
 function settleRecipe(folder: string, recipe: Recipe): void {
