@@ -2,7 +2,15 @@
 // What must hold of it and cannot be seen from the sources: all it needs is inside, and it says in one line
 // what is wrong with a temporary folder that its libraries cannot be unpacked to.
 import { afterAll, describe, expect, test } from 'bun:test';
-import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { version } from '../../package.json';
@@ -58,12 +66,21 @@ describe('alone', () => {
     expect(child.stdout.toString()).toStartWith('microdiff ');
   });
 
-  test('leaves nothing behind where it is started', () => {
-    expect(readdirSync(folder).sort()).toEqual(['microdiff', 'other']);
+  test('draws', () => {
+    const steps = Array.from({ length: 8 }, (_, i) => `{"step":${i + 1},"loss":${1 / (i + 1)}}\n`);
+    writeFileSync(join(folder, 'metrics.jsonl'), steps.join(''));
+    const { code, out, err } = run(['plot', 'metrics.jsonl', '-o', 'plot.png']);
+    expect([code, out, err]).toEqual([0, 'plot.png\n', '']);
+    expect(readFileSync(join(folder, 'plot.png')).subarray(1, 4).toString()).toBe('PNG');
+  });
+
+  test('leaves nothing else behind where it is started', () => {
+    expect(readdirSync(folder).sort()).toEqual(['metrics.jsonl', 'microdiff', 'other', 'plot.png']);
   });
 });
 
-// A namespace of its own, so that nothing stays mounted. Without the right to make one, the tests are skipped.
+// A namespace of its own, so that nothing stays mounted. Without the right to make one, the tests are
+// skipped.
 const NAMESPACE = ['unshare', '--mount', '--map-root-user'];
 const canMount = Bun.spawnSync([...NAMESPACE, 'true'], { stdin: 'ignore', stderr: 'ignore' }).success;
 
