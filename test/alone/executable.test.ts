@@ -74,8 +74,17 @@ describe('alone', () => {
     expect(readFileSync(join(folder, 'plot.png')).subarray(1, 4).toString()).toBe('PNG');
   });
 
+  test('trains, and samples from what it trained', () => {
+    const train = run(['train', 'tiny', '--steps', '4', '-o', 'run']);
+    expect([train.code, train.out]).toEqual([0, 'run\n']);
+    const sample = run(['sample', '-m', 'run', 'a red apple', '--steps', '2', '-o', 'apple.png']);
+    expect([sample.code, sample.err]).toEqual([0, '']);
+    expect(JSON.parse(sample.out)).toMatchObject({ prompt: 'a red apple', file: 'apple.png', steps: 2 });
+  });
+
   test('leaves nothing else behind where it is started', () => {
-    expect(readdirSync(folder).sort()).toEqual(['metrics.jsonl', 'microdiff', 'other', 'plot.png']);
+    const made = ['apple.png', 'metrics.jsonl', 'microdiff', 'other', 'plot.png', 'run'];
+    expect(readdirSync(folder).sort()).toEqual(made);
   });
 });
 
@@ -97,18 +106,23 @@ describe('a temporary folder', () => {
 
   const env = { TMPDIR: place, PATH: '/usr/bin:/bin:/usr/sbin:/sbin' };
 
-  /** `doctor` names the folder and the remedy; a command that needs the library says so in one line. */
+  /** `doctor` names the folder and the remedy; commands that load a library say so in one line. */
   function expectRemedy(folderEnv: Record<string, string>, command: string[]): void {
     const doctor = run(['doctor'], folderEnv, command);
     expect(doctor.out).toContain('device     none can be used');
     expect(doctor.out).toContain(`Set TMPDIR to another folder`);
     expect([doctor.code, doctor.err]).toEqual([3, '']);
-    if (!run(['--help']).out.includes('  sample ')) return;
-    const sample = run(['sample', 'a red apple'], folderEnv, command);
-    expect(sample.err).toMatch(/^error: [^\n]+\n$/);
-    expect(sample.err).toContain(place);
-    expect(sample.err).toContain('Set TMPDIR to');
-    expect([sample.code, sample.out]).toEqual([3, '']);
+    for (const args of [
+      ['plot', 'metrics.jsonl', '-o', 'none.png'],
+      ['train', 'emoji', '--steps', '1', '-o', 'none'],
+    ]) {
+      const { code, out, err } = run(args, folderEnv, command);
+      expect(err).toMatch(/^error: [^\n]+\n$/);
+      expect(err).toContain(place);
+      expect(err).toContain('Set TMPDIR to');
+      expect([code, out]).toEqual([3, '']);
+    }
+    expect(readdirSync(folder).filter((name) => name.startsWith('none'))).toEqual([]);
   }
 
   test('that is not there', () => {
