@@ -1,13 +1,15 @@
 // The trainer: flat buffers, the plans of the current stage, and one step at a time. Knows no files.
 import type { Backend, Region } from '../backend/backend.ts';
 import { Failure } from '../io/failure.ts';
+import { sinCosPositions } from '../model/positions.ts';
 import { SCALAR, SCALAR_SIZE, STATE, STATE_SIZE } from '../plan/ops/optimizer.ts';
 import { words } from '../plan/ops/random.ts';
 import type { Plan } from '../plan/plan.ts';
 import { hostNumbers, Runner } from '../plan/runner.ts';
-import type { Recipe, Stage } from '../recipe/schema.ts';
+import type { ModelConfig, Recipe, Stage } from '../recipe/schema.ts';
+import { recipeOfStage, totalSteps } from '../recipe/stages.ts';
 import type { Network } from '../sample/network.ts';
-import { allocFlat } from '../sample/weights.ts';
+import { allocFlat, writeParameter } from '../sample/weights.ts';
 import { initialiseWeights } from './initialise.ts';
 import { rateMultiplier } from './schedule.ts';
 import { microStepPlan, updatePlan } from './step.ts';
@@ -88,7 +90,7 @@ export class Trainer {
 
   /** Steps of all stages. */
   get totalSteps(): number {
-    return this.recipe.stage.reduce((sum, s) => sum + s.steps, 0);
+    return totalSteps(this.recipe);
   }
 
   /** The stage that does the step after `step` done ones, and how many of its own steps are done. */
@@ -124,7 +126,7 @@ export class Trainer {
     const lr = this.learningRate(stage, done);
     const scalars = hostNumbers(this.backend, 'real', SCALAR_SIZE);
     scalars[SCALAR.lr] = lr;
-    scalars[SCALAR.emaRate] = stage.ema ?? this.recipe.optimizer.ema;
+    scalars[SCALAR.emaRate] = recipeOfStage(this.recipe, stage).optimizer.ema;
     this.backend.write(this.buffers.scalar, 0, scalars);
     update.run();
     this.step += 1;
@@ -165,37 +167,30 @@ export class Trainer {
   }
 
   private learningRate(stage: Stage, done: number): number {
-    const { optimizer, schedule } = this.recipe;
-    const course = {
-      kind: stage.schedule ?? schedule.kind,
-      warmupSteps: stage.warmup_steps ?? schedule.warmup_steps,
-      alphaF: stage.alpha_f ?? schedule.alpha_f,
-      steps: stage.steps,
-      lagged: schedule.lagged,
-    };
-    return (stage.lr ?? optimizer.lr) * rateMultiplier(course, done);
+    const { optimizer, schedule } = recipeOfStage(this.recipe, stage);
+    const { kind, warmup_steps: warmupSteps, alpha_f: alphaF, lagged } = schedule;
+    return optimizer.lr * rateMultiplier({ kind, warmupSteps, alphaF, steps: stage.steps, lagged }, done);
   }
 
   private plansFor(index: number, stage: Stage): StagePlans {
     if (this.plans?.index === index) return this.plans;
     this.plans?.micro.free();
     this.plans?.update.free();
-    const { backend, network, recipe } = this;
-    const { diffusion, data, optimizer, train } = recipe;
-    const batchSize = stage.batch_size ?? train.batch_size;
-    const microBatch = train.micro_batch || batchSize;
-    const passes = batchSize / microBatch;
+    const { backend, network } = this;
+    const { model, diffusion, data, optimizer, train, stage: rows } = recipeOfStage(this.recipe, stage);
+    const batch = train.micro_batch || train.batch_size;
+    const passes = train.batch_size / batch;
     const step = {
-      batch: microBatch,
+      batch,
       passes,
-      maskRatio: stage.mask_ratio,
-      P_mean: stage.P_mean ?? diffusion.P_mean,
-      P_std: stage.P_std ?? diffusion.P_std,
+      maskRatio: rows[0]?.mask_ratio ?? 0,
+      P_mean: diffusion.P_mean,
+      P_std: diffusion.P_std,
       sigmaData: diffusion.sigma_data,
-      captionDropout: stage.caption_dropout ?? data.caption_dropout,
+      captionDropout: data.caption_dropout,
     };
     const options = {
-      clipNorm: stage.clip_norm ?? optimizer.clip_norm,
+      clipNorm: optimizer.clip_norm,
       weightDecay: optimizer.weight_decay,
       beta1: optimizer.beta1,
       beta2: optimizer.beta2,
@@ -208,8 +203,21 @@ export class Trainer {
     const micro = new Runner(backend, microStepPlan(network, step, backend.elemBytes), regions);
     const update = new Runner(backend, updatePlan(network.parameters, options, backend.elemBytes), regions);
     micro.set('seed', words(train.seed));
-    this.plans = { index, micro, update, batch: this.source.allocate(microBatch), passes };
+    this.placePositions(model);
+    this.plans = { index, micro, update, batch: this.source.allocate(batch), passes };
     return this.plans;
+  }
+
+  /** Positions belong to no training: a stage sets them by its own interpolation scale. */
+  private placePositions(model: ModelConfig): void {
+    const grid = model.input_size / model.patch_size;
+    const values = sinCosPositions(model.dim, grid, model.pos_interp_scale, grid);
+    const { parameters, dit } = this.network;
+    const { weight, ema } = this.buffers;
+    for (const region of ema ? [weight, ema] : [weight]) {
+      const numbers = hostNumbers(this.backend, 'act', values);
+      writeParameter(this.backend, region, parameters.at(dit.posEmbed), numbers);
+    }
   }
 
   private copyRegion(from: Region, to: Region): void {
