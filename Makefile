@@ -1,4 +1,4 @@
-# microdiff's build. `make` alone prints the targets and what this machine has; every other target first
+# The build: `make` alone prints the targets and what this machine has; every other target first
 # runs the set-up (.ci/setup), which installs what is missing and does nothing when nothing is.
 #
 # Rooms with rules of their own: cuda/build.mk (native library, GPU kernels), src/data/build.mk (image pack).

@@ -1,6 +1,6 @@
 // The tree in README.md: its form, its check, and a printer of a first draft.
 //
-//   bun test/tree.ts        prints one line a file, with the first sentence of the file's first comment
+//   bun test/tree.ts        prints one line a file, with the beginning of the file's first comment
 //
 // Form: a fenced block whose first line is `microdiff/`; then a line for a file (`src/cli/main.ts   words`)
 // or for a folder, which stands for all in it without a line of its own (`test/goldens/   words`).
@@ -54,17 +54,46 @@ export function firstSentence(text: string): string {
     comment.push(words.trim());
   }
   const joined = comment.join(' ');
-  return (/^.*?[.](?=\s|$)/.exec(joined)?.[0] ?? joined).replace(/[.]$/, '');
+  return (/^.*?(?<!\b(?:al|Sec|Eq))\.(?=\s|$)/.exec(joined)?.[0] ?? joined).replace(/\.$/, '');
 }
 
+/** Shortened to `width` columns, at the last place where the sentence could end. */
+function shortened(sentence: string, width: number): string {
+  if (sentence.length <= width) return sentence;
+  const cuts = [...sentence.matchAll(/[,;:](?= )| \(| and | that | which /g)].map((match) => match.index);
+  const cut = cuts.filter((at) => at <= width).at(-1) ?? sentence.lastIndexOf(' ', width);
+  return sentence.slice(0, cut).replace(/,$/, '');
+}
+
+/** What cannot say by itself what it is. */
+const WORDS: Record<string, string> = {
+  '.gitignore': 'what git leaves alone',
+  LICENSE: 'MIT',
+  'README.md': 'this page',
+  'biome.json': 'style and lint rules',
+  'bun.lock': 'every npm package with its checksum',
+  'package.json': 'packages and their pinned versions',
+  'tsconfig.json': 'the type checker, as strict as it goes',
+  'bench/SPEED.md': 'the log of speed attempts, failures too',
+  'recipes/README.md': 'every key of a recipe',
+  'src/cli/licenses/': 'the licence texts that travel in the executable',
+  'src/data/emoji/ATTRIBUTION.md': 'who drew the emoji',
+  'src/data/emoji/pinned.json': 'versions and hash of the emoji pack',
+  'src/data/emoji/subset.json': 'the emoji that the small models learn',
+  'test/goldens/': 'numbers of the reference implementation, the smallest sets',
+  'test/null/cli/__snapshots__/': 'help texts as they should be',
+  'weights/': 'the model that ships, with its recipe and metrics',
+};
+
 if (import.meta.main) {
-  const files = trackedFiles().filter((file) => !file.startsWith('test/goldens/'));
-  const width = Math.max(...files.map((file) => file.length));
-  const lines = files.map((file) => {
-    const words = /\.(ts|cu|cpp|h|sh|mk|toml)$|Makefile$|^\.ci/.test(file)
-      ? firstSentence(readFileSync(file, 'utf8'))
-      : '';
-    return `${file.padEnd(width)}  ${words}`;
+  const files = trackedFiles();
+  const folders = Object.keys(WORDS).filter((path) => path.endsWith('/'));
+  const alone = files.filter((file) => !folders.some((folder) => file.startsWith(folder)));
+  const paths = [...alone, ...folders.filter((folder) => files.some((file) => file.startsWith(folder)))];
+  const width = Math.max(...paths.map((path) => path.length));
+  const lines = paths.sort().map((path) => {
+    const words = WORDS[path] ?? firstSentence(readFileSync(path, 'utf8'));
+    return `${path.padEnd(width)}  ${shortened(words, 108 - width)}`;
   });
   console.log(`microdiff/\n${lines.join('\n')}`);
 }
