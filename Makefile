@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help build test test-sim quickstart gpu-check gpu-pack dist lint style types clean FORCE
+.PHONY: help build test test-sim quickstart gpu-check gpu-pack dist lint style types clean
 
 BUN := build/bin/bun
 export PATH := $(CURDIR)/build/bin:$(PATH)
