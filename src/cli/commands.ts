@@ -3,6 +3,7 @@
 import type { Command } from './command.ts';
 import { completions } from './completions.ts';
 import { doctor } from './doctor.ts';
+import { evaluate } from './eval.ts';
 import { help } from './help.ts';
 import { info } from './info.ts';
 import { licenses } from './licenses.ts';
@@ -17,6 +18,7 @@ export const SUMMARY =
 export const COMMANDS: readonly Command[] = [
   train,
   sample,
+  evaluate,
   verify,
   plot,
   info,

@@ -15,7 +15,7 @@ const prompts = ['a red circle', 'green star, noto', '', 'a cat, fluent 3d style
 const requests = settings.flatMap((setting) =>
   [...prompts, ...prompts].map((prompt, i) => ({ ...setting, prompt, seed: i % 3 })),
 );
-const pictures = await sampleImages(backend, tinyModel(backend, { model: { preset } }), requests, {
+const pictures = await sampleImages(backend, tinyModel(backend, preset), requests, {
   batchSize: Number(batchSize),
 });
 for (const { pixels } of pictures) console.log(Bun.hash(pixels?.data ?? '').toString(16));

@@ -2,15 +2,18 @@
 import type { Backend } from '../../../src/backend/backend.ts';
 import { hostNumbers } from '../../../src/plan/runner.ts';
 import { resolveRecipe } from '../../../src/recipe/resolve.ts';
-import type { RecipeInput } from '../../../src/recipe/schema.ts';
 import type { Model } from '../../../src/sample/model-file.ts';
 import { declareNetwork } from '../../../src/sample/network.ts';
 import { allocFlat, writeParameter } from '../../../src/sample/weights.ts';
 import { randomValues } from '../op-case.ts';
 
-/** Preset nano (8 px pictures), or another; every weight is random, so that no branch is silent. */
-export function tinyModel(backend: Backend, values: RecipeInput = { model: { preset: 'nano' } }): Model {
-  const { recipe } = resolveRecipe({ given: { origin: 'test', values } });
+/**
+ * Preset nano (8 px pictures), or another, and more of a recipe as TOML; every weight is random, so that no
+ * branch is silent.
+ */
+export function tinyModel(backend: Backend, preset = 'nano', toml = ''): Model {
+  const text = `[model]\npreset = "${preset}"\n${toml}`;
+  const { recipe } = resolveRecipe({ file: { name: 'test.toml', text } });
   const network = declareNetwork(recipe.model, recipe.text);
   const weights = allocFlat(backend, network.parameters, 'all');
   for (const p of network.parameters.list) {
