@@ -1,5 +1,6 @@
-// MicroDiT's forward pass once more, written down plainly in float64 after the reference (SonyResearch/
-// micro_diffusion, models/dit.py and models/utils.py): one image, nested loops, nothing shared with the model.
+// MicroDiT's forward pass once more, written down plainly in float64 after the reference
+// (SonyResearch/micro_diffusion, models/dit.py and models/utils.py): one image, nested loops, nothing shared
+// with the model.
 import type { ModelConfig } from '../../src/model/config.ts';
 
 /** Rows of numbers: [T][C]. */
