@@ -122,6 +122,8 @@ class Run {
   private readonly started = performance.now();
   private lossSum: number;
   private lossCount: number;
+  /** Images seen before the step that is being counted. */
+  private seen: number;
   private skips = 0;
   private saved: number;
   private previewed = -1;
@@ -140,6 +142,7 @@ class Run {
     this.lossSum = begun.lossSum;
     this.lossCount = begun.lossCount;
     this.saved = begun.step;
+    this.seen = begun.images;
   }
 
   async loop(): Promise<RunResult> {
@@ -172,9 +175,8 @@ class Run {
   /** Counts a step, and writes a line of metrics when one is due. Throws when too many steps were skipped. */
   private note(report: StepReport, ms: number): void {
     const { log_every } = this.options.recipe.train;
-    const images = this.data.batches ? report.images - this.seen : 0;
+    const speed = (report.images - this.seen) / (ms / 1000);
     this.seen = report.images;
-    const speed = images / (ms / 1000);
     this.rate = this.rate === 0 ? speed : 0.95 * this.rate + 0.05 * speed;
     if (report.skipped) {
       this.skips += 1;
@@ -200,8 +202,6 @@ class Run {
     this.lossSum = 0;
     this.lossCount = 0;
   }
-
-  private seen = 0;
 
   private giveUp(report: StepReport): never {
     const kept = this.checkpoints.latest;
