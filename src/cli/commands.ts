@@ -1,5 +1,6 @@
 // The command table: every command, in the order of help.
 
+import { bench } from './bench.ts';
 import type { Command } from './command.ts';
 import { completions } from './completions.ts';
 import { doctor } from './doctor.ts';
@@ -19,6 +20,7 @@ export const COMMANDS: readonly Command[] = [
   train,
   sample,
   evaluate,
+  bench,
   verify,
   plot,
   info,

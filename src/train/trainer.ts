@@ -13,6 +13,7 @@ import { allocFlat, writeParameter } from '../sample/weights.ts';
 import { initialiseWeights } from './initialise.ts';
 import { rateMultiplier } from './schedule.ts';
 import { microStepPlan, updatePlan } from './step.ts';
+import { averages, stageWork } from './work.ts';
 
 /**
  * Buffers of N images that a source fills: images [N, C, S, S], word rows [N, L, 2], places in the run [N].
@@ -75,14 +76,13 @@ export class Trainer {
     private readonly source: BatchSource,
   ) {
     const flat = (extent: 'all' | 'trainable') => allocFlat(backend, network.parameters, extent);
-    const ema = recipe.optimizer.ema > 0 || recipe.stage.some((s) => (s.ema ?? 0) > 0);
     const { real } = backend.elemBytes;
     this.buffers = {
       weight: flat('all'),
       grad: flat('trainable'),
       m: flat('trainable'),
       v: flat('trainable'),
-      ema: ema ? flat('all') : null,
+      ema: averages(recipe) ? flat('all') : null,
       state: backend.alloc(STATE_SIZE * real),
       scalar: backend.alloc(SCALAR_SIZE * real),
     };
@@ -176,35 +176,15 @@ export class Trainer {
     if (this.plans?.index === index) return this.plans;
     this.plans?.micro.free();
     this.plans?.update.free();
-    const { backend, network } = this;
-    const { model, diffusion, data, optimizer, train, stage: rows } = recipeOfStage(this.recipe, stage);
-    const batch = train.micro_batch || train.batch_size;
-    const passes = train.batch_size / batch;
-    const step = {
-      batch,
-      passes,
-      maskRatio: rows[0]?.mask_ratio ?? 0,
-      P_mean: diffusion.P_mean,
-      P_std: diffusion.P_std,
-      sigmaData: diffusion.sigma_data,
-      captionDropout: data.caption_dropout,
-    };
-    const options = {
-      clipNorm: optimizer.clip_norm,
-      weightDecay: optimizer.weight_decay,
-      beta1: optimizer.beta1,
-      beta2: optimizer.beta2,
-      eps: optimizer.eps,
-      expertLrScale: optimizer.expert_lr_scale,
-      ema: this.buffers.ema !== null,
-    };
+    const { backend, network, recipe } = this;
+    const { step, update: options, model } = stageWork(recipe, stage);
     const { weight, grad, m, v, ema, state, scalar } = this.buffers;
     const regions = { weight, grad, m, v, state, scalar, ...(ema ? { ema } : {}) };
     const micro = new Runner(backend, microStepPlan(network, step, backend.elemBytes), regions);
     const update = new Runner(backend, updatePlan(network.parameters, options, backend.elemBytes), regions);
-    micro.set('seed', words(train.seed));
+    micro.set('seed', words(recipe.train.seed));
     this.placePositions(model);
-    this.plans = { index, micro, update, batch: this.source.allocate(batch), passes };
+    this.plans = { index, micro, update, batch: this.source.allocate(step.batch), passes: step.passes };
     return this.plans;
   }
 

@@ -1,0 +1,230 @@
+// Speed of a whole training step or of a forward pass, beside a yardstick measured in the same run: plain
+// 1024^3 products of OpenBLAS, one a thread. Other work on the machine touches both alike.
+import type { Backend, Region } from '../backend/backend.ts';
+import { tokenCount } from '../model/config.ts';
+import { operandBytes } from '../plan/op.ts';
+import { SCALAR, SCALAR_SIZE, STATE_SIZE } from '../plan/ops/optimizer.ts';
+import { words } from '../plan/ops/random.ts';
+import type { Plan, Port } from '../plan/plan.ts';
+import { hostNumbers, Runner } from '../plan/runner.ts';
+import { product } from '../plan/tensor.ts';
+import type { Recipe, Stage } from '../recipe/schema.ts';
+import { forwardPlan } from '../sample/forward.ts';
+import type { Network } from '../sample/network.ts';
+import { allocFlat } from '../sample/weights.ts';
+import { initialiseWeights } from './initialise.ts';
+import { keptPatches, microStepPlan, updatePlan } from './step.ts';
+import { stageWork } from './work.ts';
+
+export interface Workload {
+  readonly network: Network;
+  readonly recipe: Recipe;
+  /** Mask ratio, batch size and the like. */
+  readonly stage: Stage;
+}
+
+export interface BenchOptions extends Workload {
+  readonly backend: Backend;
+  readonly threads: number;
+  /** Measured repeats after one to warm up. */
+  readonly repeats: number;
+  /** Seconds that the reference takes where the yardstick runs at REFERENCE_GFLOPS; null: not known. */
+  readonly referenceSeconds: number | null;
+}
+
+/** Rate of the yardstick on the two cores where the reference (PyTorch 1.13, OpenBLAS) was timed. */
+const REFERENCE_GFLOPS = 379;
+
+/** Time of all ops of one name in a pass. */
+export interface OpTime {
+  readonly op: string;
+  readonly calls: number;
+  readonly ms: number;
+  /** Share of the sum over all ops. */
+  readonly share: number;
+  readonly gflops: number;
+  /** Bytes of all operands, each moved once, by time. */
+  readonly gbytes_per_s: number;
+}
+
+/** Keys are those of `bench --json`. */
+export interface BenchResult {
+  readonly images_per_s: number;
+  /** Median over the repeats. */
+  readonly ms_per_step: number;
+  readonly ms_per_step_best: number;
+  readonly gflop_per_image: number;
+  readonly tflops: number;
+  /** On the CPU: share of sgemm_gflops. */
+  readonly mfu: number;
+  readonly device: string;
+  readonly threads: number;
+  readonly batch: number;
+  readonly sgemm_gflops: number;
+  /** Times the speed of the reference, scaled by the yardstick; null for other configurations. */
+  readonly vs_reference: number | null;
+  readonly ops: readonly OpTime[];
+}
+
+/** Forward, loss, backward, clip and AdamW, on made-up images and captions. */
+export function benchTrain(options: BenchOptions): BenchResult {
+  const { backend, network, recipe, stage } = options;
+  const { step, update: hyper } = stageWork(recipe, stage);
+  const { parameters } = network;
+  const flat = (extent: 'all' | 'trainable') => allocFlat(backend, parameters, extent);
+  const { real } = backend.elemBytes;
+  const regions: Record<string, Region> = {
+    ...{ weight: flat('all'), grad: flat('trainable'), m: flat('trainable'), v: flat('trainable') },
+    ...{ state: backend.alloc(STATE_SIZE * real), scalar: backend.alloc(SCALAR_SIZE * real) },
+    ...(hyper.ema ? { ema: flat('all') } : {}),
+  };
+  initialiseWeights(backend, regions.weight!, parameters, recipe.train.seed);
+  const scalars = hostNumbers(backend, 'real', SCALAR_SIZE);
+  scalars[SCALAR.lr] = recipe.optimizer.lr;
+  scalars[SCALAR.emaRate] = recipe.optimizer.ema;
+  backend.write(regions.scalar!, 0, scalars);
+
+  const micro = new Runner(backend, microStepPlan(network, step, backend.elemBytes), regions);
+  const update = new Runner(backend, updatePlan(parameters, hyper, backend.elemBytes), regions);
+  fillInputs(micro, options, step.batch);
+  const passes: Runner[] = [...Array<Runner>(step.passes).fill(micro), update];
+  const result = measure(options, passes, step.batch * step.passes);
+  for (const owned of [micro, update, ...Object.values(regions)]) owned.free();
+  return result;
+}
+
+/** The network on noised images and captions, as a sampler runs it (no rounding across images). */
+export function benchForward(options: BenchOptions): BenchResult {
+  const { backend, network, recipe, stage } = options;
+  const { step } = stageWork(recipe, stage);
+  const weight = allocFlat(backend, network.parameters, 'all');
+  initialiseWeights(backend, weight, network.parameters, recipe.train.seed);
+  const pass = {
+    batch: step.batch * step.passes,
+    kept: keptPatches(network, step.maskRatio),
+    captionLength: recipe.text.length,
+    sigmaData: step.sigmaData,
+  };
+  const forward = new Runner(backend, forwardPlan(network, pass, backend.elemBytes), { weight });
+  fillInputs(forward, options, pass.batch);
+  const result = measure(options, [forward], pass.batch);
+  for (const owned of [forward, weight]) owned.free();
+  return result;
+}
+
+/** Numbers between -2 and 2 that look random and are the same every time. */
+const wave = (count: number) => Float32Array.from({ length: count }, (_, i) => 2 * Math.sin(i * 12.9898));
+
+/** Gives each input of a plan, known by its name, numbers of the right kind. */
+function fillInputs(runner: Runner, { network, recipe }: Workload, batch: number): void {
+  const tokens = tokenCount(network.dit.config);
+  const made: Record<string, (port: Port) => ArrayLike<number>> = {
+    words: ({ shape }) =>
+      Int32Array.from({ length: product(shape) }, (_, i) => (i * 7919) % (network.words?.buckets ?? 1)),
+    ids: ({ shape: [N = 1, K = 1] }) =>
+      Int32Array.from({ length: N * K }, (_, i) => Math.floor(((i % K) * tokens) / K)),
+    places: () => Int32Array.from({ length: 2 * batch }, (_, i) => (i % 2 ? 0 : i / 2)),
+    seed: () => words(recipe.train.seed),
+    sigma: ({ shape }) => new Float32Array(product(shape)).fill(1),
+  };
+  for (const [name, port] of runner.plan.inputs) {
+    runner.set(name, made[name]?.(port) ?? wave(product(port.shape)));
+  }
+}
+
+/** Rounds of yardstick and passes in turn; the best yardstick and the median of the passes count. */
+function measure(options: BenchOptions, passes: readonly Runner[], images: number): BenchResult {
+  const { backend, threads, repeats, referenceSeconds } = options;
+  const yardstick = new Yardstick(backend, threads);
+  const seconds: number[] = [];
+  for (let round = 0; round <= repeats; round++) {
+    yardstick.run();
+    const begin = performance.now();
+    for (const pass of passes) pass.run();
+    if (round > 0) seconds.push((performance.now() - begin) / 1000);
+    yardstick.run();
+  }
+  const ops = timeOps(backend, passes, repeats);
+  yardstick.free();
+  const sorted = seconds.toSorted((a, b) => a - b);
+  const median = (sorted[(repeats - 1) >> 1]! + sorted[repeats >> 1]!) / 2;
+  const gflop = passes.reduce((sum, pass) => sum + pass.plan.flops, 0) / 1e9;
+  const scaled = referenceSeconds && (referenceSeconds * REFERENCE_GFLOPS) / yardstick.gflops;
+  return {
+    images_per_s: images / median,
+    ms_per_step: median * 1000,
+    ms_per_step_best: sorted[0]! * 1000,
+    gflop_per_image: gflop / images,
+    tflops: gflop / median / 1000,
+    mfu: gflop / median / yardstick.gflops,
+    device: backend.name,
+    threads,
+    batch: images,
+    sgemm_gflops: yardstick.gflops,
+    vs_reference: scaled && scaled / median,
+    ops,
+  };
+}
+
+const SIDE = 1024;
+
+/** Two (as many as there are threads) products of 1024 x 1024 matrices, each on one thread. */
+class Yardstick {
+  private best = Number.POSITIVE_INFINITY;
+  private readonly region: Region;
+  private readonly loaded;
+
+  constructor(
+    backend: Backend,
+    private readonly threads: number,
+  ) {
+    const bytes = threads * SIDE * SIDE * backend.elemBytes.act;
+    const pointers = [0, 1, 2].map((i) => ({ space: 'square', offset: i * bytes }));
+    this.region = backend.alloc(3 * bytes);
+    backend.write(this.region, 0, hostNumbers(backend, 'act', wave(2 * threads * SIDE * SIDE)));
+    const launch = { kernel: 'blas_square', pointers, ints: [SIDE], reals: [], blocks: threads, scratch: 0 };
+    const program = { launches: [launch], spaceBytes: { square: 3 * bytes } };
+    this.loaded = backend.load(program, { square: this.region });
+  }
+
+  run(): void {
+    this.best = Math.min(this.best, this.loaded.runTimed()[0]!);
+  }
+
+  get gflops(): number {
+    return (2 * this.threads * SIDE ** 3) / this.best;
+  }
+
+  free(): void {
+    this.region.free();
+  }
+}
+
+/** Sums by op name of each launch's best time, the slowest name first. */
+function timeOps(backend: Backend, passes: readonly Runner[], rounds: number): OpTime[] {
+  const best = new Map<Plan, Float64Array>();
+  for (let round = 0; round < rounds; round++) {
+    for (const { plan, ...pass } of passes.map((p) => ({ plan: p.plan, ns: p.runTimed() }))) {
+      best.set(plan, best.get(plan)?.map((ns, i) => Math.min(ns, pass.ns[i]!)) ?? pass.ns);
+    }
+  }
+  const sums = new Map<string, { calls: number; ns: number; flop: number; bytes: number }>();
+  for (const { plan } of passes) {
+    for (const [i, node] of plan.nodes.entries()) {
+      const sum = sums.get(node.op.name) ?? { calls: 0, ns: 0, flop: 0, bytes: 0 };
+      sums.set(node.op.name, {
+        calls: sum.calls + 1,
+        ns: sum.ns + best.get(plan)![i]!,
+        flop: sum.flop + node.op.flops(node),
+        bytes: sum.bytes + (node.op.bytes ?? operandBytes)(node, backend.elemBytes),
+      });
+    }
+  }
+  const total = [...sums.values()].reduce((sum, { ns }) => sum + ns, 0);
+  return [...sums]
+    .map(([op, { calls, ns, flop, bytes }]) => ({
+      ...{ op, calls, ms: ns / 1e6, share: ns / total },
+      ...{ gflops: flop / ns, gbytes_per_s: bytes / ns },
+    }))
+    .sort((a, b) => b.ms - a.ms);
+}

@@ -1,0 +1,43 @@
+// What one update of a stage consists of, from a recipe: numbers of its micro-steps and of its optimizer.
+import { recipeOfStage } from '../recipe/stages.ts';
+import type { ModelConfig, Recipe, Stage } from '../recipe/schema.ts';
+import type { MicroStep, UpdateOptions } from './step.ts';
+
+export interface StageWork {
+  readonly step: MicroStep;
+  readonly update: UpdateOptions;
+  readonly model: ModelConfig;
+}
+
+/** True where any stage of a recipe averages the weights. */
+export function averages(recipe: Recipe): boolean {
+  return recipe.optimizer.ema > 0 || recipe.stage.some((s) => (s.ema ?? 0) > 0);
+}
+
+/** Micro-batch, passes, mask and optimizer of a stage. */
+export function stageWork(recipe: Recipe, stage: Stage): StageWork {
+  const { model, text, diffusion, data, optimizer, train, stage: rows } = recipeOfStage(recipe, stage);
+  const batch = train.micro_batch || train.batch_size;
+  return {
+    step: {
+      batch,
+      passes: train.batch_size / batch,
+      maskRatio: rows[0]?.mask_ratio ?? 0,
+      P_mean: diffusion.P_mean,
+      P_std: diffusion.P_std,
+      sigmaData: diffusion.sigma_data,
+      captionDropout: data.caption_dropout,
+      captionLength: text.length,
+    },
+    update: {
+      clipNorm: optimizer.clip_norm,
+      weightDecay: optimizer.weight_decay,
+      beta1: optimizer.beta1,
+      beta2: optimizer.beta2,
+      eps: optimizer.eps,
+      expertLrScale: optimizer.expert_lr_scale,
+      ema: averages(recipe),
+    },
+    model,
+  };
+}

@@ -1,0 +1,49 @@
+// The bench command on the smallest model: keys of its JSON, which are fixed, and sums that must agree.
+import { expect, test } from 'bun:test';
+
+const MAIN = `${import.meta.dir}/../../src/cli/main.ts`;
+
+function bench(...args: string[]) {
+  const { exitCode, stdout, stderr } = Bun.spawnSync(
+    [process.execPath, MAIN, 'bench', ...args, '--repeats', '1', '--threads', '1'],
+    { env: { PATH: '/bin' } },
+  );
+  return { code: exitCode, out: stdout.toString(), err: stderr.toString() };
+}
+
+const KEYS = [
+  ...['images_per_s', 'ms_per_step', 'ms_per_step_best', 'gflop_per_image', 'tflops', 'mfu', 'device'],
+  ...['threads', 'batch', 'sgemm_gflops', 'vs_reference'],
+];
+
+test('train: the keys of --json, and numbers that fit together', () => {
+  const { code, out, err } = bench('train', '--preset', 'nano', '--batch', '2', '--json', '--ops');
+  expect([code, err]).toEqual([0, 'train nano: 1 + 1 repeats\n']);
+  const { ops, ...result } = JSON.parse(out);
+  expect(Object.keys(result)).toEqual(KEYS);
+  expect(result).toMatchObject({ device: 'cpu', threads: 1, batch: 2, vs_reference: null });
+  expect(result.images_per_s).toBeCloseTo(2000 / result.ms_per_step);
+  expect(result.mfu).toBeCloseTo((1000 * result.tflops) / result.sgemm_gflops);
+  const names = ops.map(({ op }: { op: string }) => op);
+  expect(names).toEqual(expect.arrayContaining(['gemm', 'attention_bwd', 'norm_bwd', 'adamw', 'edm_loss']));
+  expect(ops.reduce((sum: number, { share }: { share: number }) => sum + share, 0)).toBeCloseTo(1);
+});
+
+test('forward: a page to read; captions of a recipe are words', () => {
+  const { code, out } = bench('forward', '--recipe', 'tiny', '--batch', '2', '--mask', '0.5', '--ops');
+  expect(code).toBe(0);
+  for (const word of ['images/s', 'ms a pass', 'MFU', 'device', 'lookup_words', 'gather_rows']) {
+    expect(out).toContain(word);
+  }
+  expect(out).not.toContain('reference');
+});
+
+test.each([
+  [['train', '--preset', 'nona'], 'nona'],
+  [['train', '--preset', 'nano', '--recipe', 'tiny'], '--preset: given together with --recipe'],
+  [['sideways'], 'sideways: not a what of bench'],
+])('%j is refused in one line, exit 2', (args, message) => {
+  const { code, out, err } = bench(...args);
+  expect([code, out]).toEqual([2, '']);
+  expect(err).toContain(message);
+});
