@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import type { Backend } from '../backend/backend.ts';
 import { makeFolder, writeWholeFile } from '../io/atomic.ts';
+import { withCanvas } from '../io/figure/canvas.ts';
 import type { Recipe } from '../recipe/schema.ts';
 import { sampleImages } from '../sample/sampler.ts';
 import type { RecipeData } from './source.ts';
@@ -34,7 +35,7 @@ export async function drawPreview(options: PreviewOptions): Promise<string> {
   const requests = prompts.map((prompt, i) => ({ prompt, negative_prompt: '', seed: i, steps, cfg_scale }));
   const pictures = await sampleImages(backend, model, requests, { batchSize: 8 });
   const images = pictures.flatMap(({ pixels }, i) => (pixels ? [{ pixels, caption: prompts[i]! }] : []));
-  const { drawSheet } = await import('../io/figure/sheet.ts');
+  const { drawSheet } = await withCanvas(() => import('../io/figure/sheet.ts'));
   const path = join(folder, 'previews', `step-${String(trainer.step).padStart(8, '0')}.png`);
   makeFolder(join(folder, 'previews'));
   if (images.length > 0) writeWholeFile(path, drawSheet(images, { title: `step ${trainer.step}` }));
