@@ -109,18 +109,6 @@ export function relMax(a: ArrayLike<number>, b: ArrayLike<number>): number {
   return size > 0 ? error / size : error;
 }
 
-/** L2 norm of the difference over L2 norm of b. */
-export function relL2(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  if (a.length !== b.length) return Number.NaN;
-  let error = 0;
-  let size = 0;
-  for (let i = 0; i < b.length; i++) {
-    error += (a[i]! - b[i]!) ** 2;
-    size += b[i]! ** 2;
-  }
-  return size > 0 ? Math.sqrt(error / size) : Math.sqrt(error);
-}
-
 /** Largest absolute difference. */
 export function maxAbs(a: ArrayLike<number>, b: ArrayLike<number>): number {
   if (a.length !== b.length) return Number.NaN;

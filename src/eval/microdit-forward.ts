@@ -13,7 +13,6 @@ import { Trace } from '../plan/trace.ts';
 import { Denoiser, type Guidance } from '../sample/denoiser.ts';
 import { contextFor } from '../sample/network.ts';
 import { type Group, relMax, relative } from './conformance.ts';
-import type { JsonObject } from './json-file.ts';
 import { type GoldenSet, readKept } from './microdit-set.ts';
 
 export interface CallShape {
@@ -165,24 +164,25 @@ function selectionErrors(got: ArrayLike<number>, want: ArrayLike<number>, K: num
 export function checkSampler(set: GoldenSet, groups: { latents: Group; levels: Group }): void {
   using file = set.open('sampler');
   if (!file) return;
-  for (const [name, run] of set.info.maybe('sampler')?.objects() ?? []) {
-    if (!file.tensors.has(`${name}.latents`)) continue;
-    const [count = 0] = file.entry(`${name}.latents`).shape;
-    if (run.number('steps') !== count) {
+  for (const key of file.tensors.keys()) {
+    const name = /^(.+)\.latents$/.exec(key)?.[1];
+    if (name === undefined) continue;
+    const info = set.info.maybe('sampler')?.maybe(name) ?? null;
+    const [steps = 0] = file.entry(key).shape;
+    const scale = info?.number('cfg') ?? Number(/^cfg([\dp.]+)/.exec(name)?.[1]?.replace('p', '.'));
+    if ((info?.number('steps', steps) ?? steps) !== steps || Number.isNaN(scale)) {
       throw new Failure({
         what: file.path,
-        why: `${name}.latents holds ${count} steps, the info file says other`,
+        why: `${key} is not of the steps or the guidance that its name says`,
       });
     }
-    const levels = noiseLevels(count, { sigmaMin: 0.002, sigmaMax: 80, rho: 7 });
-    const steps = run.numbers('t_steps');
-    for (const [i, level] of levels.entries()) {
-      if (steps.length > 0)
-        groups.levels.add(relative(level, steps[i] ?? Number.NaN), `${name} t_steps[${i}]`);
+    const levels = noiseLevels(steps, { sigmaMin: 0.002, sigmaMax: 80, rho: 7 });
+    for (const [i, want] of info?.numbers('t_steps').entries() ?? []) {
+      groups.levels.add(relative(levels[i] ?? Number.NaN, want), `${name} t_steps[${i}]`);
     }
     // The reference's sampler guides above 1 only.
-    const ways: Guidance[] = run.number('cfg') > 1 ? ['zero', 'zero-direct'] : ['none'];
-    for (const guidance of ways) checkRun(set, file, name, run, { levels, guidance }, groups.latents);
+    const ways: Guidance[] = scale > 1 ? ['zero', 'zero-direct'] : ['none'];
+    for (const guidance of ways) checkRun(set, file, name, { scale, levels, guidance }, groups.latents);
   }
 }
 
@@ -190,8 +190,7 @@ function checkRun(
   { network, backend, weights, info }: GoldenSet,
   file: Safetensors,
   name: string,
-  run: JsonObject,
-  { levels, guidance }: { levels: readonly number[]; guidance: Guidance },
+  { scale, levels, guidance }: { scale: number; levels: readonly number[]; guidance: Guidance },
   latents: Group,
 ): void {
   const denoiser = new Denoiser({
@@ -205,7 +204,6 @@ function checkRun(
   denoiser.setCaptions(guidance === 'zero-direct' ? Float32Array.from([...y, ...zeros]) : y);
   const steps = file.readFloat64(`${name}.latents`);
   const noise = file.readFloat64(`${name}.x_unit_noise`);
-  const scale = run.number('cfg');
   const want = (i: number) => steps.subarray(i * noise.length, (i + 1) * noise.length);
   const final = heun((x, sigma) => denoiser.denoise(x, sigma, scale), noise, {
     levels,
