@@ -281,7 +281,7 @@ describe('command', () => {
     expect(nothing.code).toBe(1);
     expect(nothing.err).toInclude('nothing could be checked');
     expect(JSON.parse(microdiff(dir, '--json').out).passed).toBe(false);
-  }, 60_000);
+  }, 300_000);
 
   test('a failed group', () => {
     const dir = copies((file) => file === 'lr_schedules.json');
@@ -306,5 +306,5 @@ describe('command', () => {
     expect(microdiff(empty, '--device', 'cuda').code).toBe(3);
     writeFileSync(join(empty, 'manifest.json'), '{"part": "vae"}');
     expect(microdiff(empty).out).toMatch(/^vae .*skipped/m);
-  }, 60_000);
+  }, 300_000);
 });
