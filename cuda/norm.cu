@@ -1,19 +1,21 @@
 // LayerNorm over C with adaLN modulation, gated residuals, and both in one pass; forward and backward.
-// Parts: norm_fwd, norm_bwd, residual_fwd, residual_bwd, residual_norm_fwd, residual_norm_bwd.
-// Forward blocks are rows. Backward blocks are images of T rows: sums over rows stay inside a block, no
-// atomics.
+// Parts: norm_fwd, norm_bwd, slice_sum, residual_fwd, residual_bwd, residual_norm_fwd, residual_norm_bwd.
+// Forward blocks are rows. Backward blocks are slices of an image's rows: sums over rows stay inside a block
+// as partial sums, no atomics.
 #include "block.h"
 #include "math.h"
 
-// mean and 1/sqrt(var + eps) of one row, var by a second pass over the centred values.
-FN void row_stats(const act *x, long C, double eps, real &mean, real &rstd) {
+FN real row_mean(const act *x, long C) {
   real s = 0;
   EACH_SUM(c, C, s) s += load(x[c]);
-  mean = block_sum(s) / (real)C;
-  const real m = mean;
+  return block_sum(s) / (real)C;
+}
+
+// 1/sqrt(var + eps) of one row, var by a second pass over the centred values.
+FN real row_rstd(const act *x, long C, double eps, real mean) {
   real v = 0;
-  EACH_SUM(c, C, v) v += (load(x[c]) - m) * (load(x[c]) - m);
-  rstd = (real)1 / md::sqrt(block_sum(v) / (real)C + (real)eps);
+  EACH_SUM(c, C, v) v += (load(x[c]) - mean) * (load(x[c]) - mean);
+  return (real)1 / md::sqrt(block_sum(v) / (real)C + (real)eps);
 }
 
 // h = xhat * w * (1 + scale) + shift; absent operands are 1, 0 and 0.
@@ -43,8 +45,7 @@ struct norm_fwd {
   BODY(long row) {
     const act *xr = x + row * ldx;
     const long n = row / T;
-    real m, r;
-    row_stats(xr, C, eps, m, r);
+    const real m = row_mean(xr, C), r = row_rstd(xr, C, eps, m);
     if (TID == 0) mean[row] = m, rstd[row] = r;
     const act *scale_n = scale ? scale + n * ldmod : nullptr, *shift_n = shift ? shift + n * ldmod : nullptr;
     row_affine(xr, w, scale_n, shift_n, h + row * ldh, C, m, r);
@@ -52,98 +53,139 @@ struct norm_fwd {
 };
 KERNEL(norm_fwd)
 
-// The two sums of one row's norm gradient: mean(g) and mean(g xhat), g = dh w (1 + scale).
-FN void row_grad_means(const act *x, const act *w, const act *scale, const act *dh, long C, real m, real r,
-                              real &mean_g, real &mean_gx) {
+// Rows of a slice: backward blocks are slices of `span` rows of one image of T rows, so that few images
+// still keep many cores busy. A slice leaves its sums over rows as partial sums.
+struct slice {
+  long image, first, last;
+  MEMBER slice(long block, long T, long span) {
+    const long slices = (T + span - 1) / span, at = block % slices * span;
+    image = block / slices;
+    first = image * T + at;
+    last = first + (T - at < span ? T - at : span);
+  }
+};
+
+// f = w (1 + scale), the factor of the normalised row; absent operands are 1 and 0.
+FN void row_factor(const act *w, const act *scale, real *f, long C) {
+  EACH(c, C) f[c] = 1;
+  if (w) EACH(c, C) f[c] = load(w[c]);
+  if (scale) EACH(c, C) f[c] *= 1 + load(scale[c]);
+}
+
+FN void clear(real *p, long C) { EACH(c, C) p[c] = 0; }
+
+// With g = dh f: mean(g) and mean(g xhat) of one row. Adds the row to the sums over rows dot += dh xhat and
+// sum += dh, from which come dw = dot (1 + scale), dscale = dot w, dshift = sum.
+FN void row_grad(const act *x, const act *dh, const real *f, real *dot, real *sum, long C, real m, real r,
+                 real &mean_g, real &mean_gx) {
   real sg = 0, sgx = 0;
-  if (w && scale) {
-    EACH_SUM(c, C, sg, sgx) {
-      const real g = load(dh[c]) * load(w[c]) * (1 + load(scale[c]));
-      sg += g;
-      sgx += g * (load(x[c]) - m);
-    }
-  } else if (w) {
-    EACH_SUM(c, C, sg, sgx) {
-      const real g = load(dh[c]) * load(w[c]);
-      sg += g;
-      sgx += g * (load(x[c]) - m);
-    }
-  } else {
-    EACH_SUM(c, C, sg, sgx) {
-      const real g = load(dh[c]) * (scale ? 1 + load(scale[c]) : 1);
-      sg += g;
-      sgx += g * (load(x[c]) - m);
-    }
+  EACH_SUM(c, C, sg, sgx) {
+    const real d = load(dh[c]), hat = (load(x[c]) - m) * r, g = d * f[c];
+    sg += g;
+    sgx += g * hat;
+    dot[c] += d * hat;
+    sum[c] += d;
   }
   mean_g = block_sum(sg) / (real)C;
-  mean_gx = block_sum(sgx) * r / (real)C;
+  mean_gx = block_sum(sgx) / (real)C;
 }
 
-// Adds one row to the sums over rows: dw += dh (1 + scale) xhat, dscale += dh w xhat, dshift += dh.
-FN void row_grad_sums(const act *x, const act *w, const act *scale, const act *dh, real *dw, act *dscale,
-                             act *dshift, long C, real m, real r) {
-  if (dw && dscale && dshift) {
-    EACH(c, C) {
-      const real d = load(dh[c]), dx = d * (load(x[c]) - m) * r;
-      dw[c] += dx * (1 + load(scale[c]));
-      store(dscale[c], load(dscale[c]) + dx * load(w[c]));
-      store(dshift[c], load(dshift[c]) + d);
-    }
-    return;
+// Writes the partial sums of a slice; absent operands as above, absent results are not wanted.
+FN void write_sums(const real *dot, const real *sum, const act *w, const act *scale, real *dw, real *dscale,
+                   real *dshift, long C) {
+  if (dw && scale) {
+    EACH(c, C) dw[c] = dot[c] * (1 + load(scale[c]));
+  } else if (dw) {
+    EACH(c, C) dw[c] = dot[c];
   }
-  if (dw) EACH(c, C) dw[c] += load(dh[c]) * (load(x[c]) - m) * r * (scale ? 1 + load(scale[c]) : 1);
-  if (dscale) {
-    EACH(c, C) {
-      const real dx = load(dh[c]) * (load(x[c]) - m) * r;
-      store(dscale[c], load(dscale[c]) + dx * (w ? load(w[c]) : 1));
-    }
+  if (dscale && w) {
+    EACH(c, C) dscale[c] = dot[c] * load(w[c]);
+  } else if (dscale) {
+    EACH(c, C) dscale[c] = dot[c];
   }
-  if (dshift) EACH(c, C) store(dshift[c], load(dshift[c]) + load(dh[c]));
+  if (dshift) EACH(c, C) dshift[c] = sum[c];
 }
 
-FN void zero_unless(bool keep, act *p, long C) {
-  if (p && !keep) EACH(c, C) store(p[c], 0);
-}
-
-// x, dh, dx [N, T, C]; dw [N, C] partial sums; dscale, dshift [N, C]
+// x, dh, dx [N, T, C]; dw, dscale, dshift [slices, C] partial sums. One block = one slice. Scratch: 3 C.
 struct norm_bwd {
   const act *x, *w, *scale;
   const real *mean, *rstd;
   const act *dh;
   act *dx;
-  real *dw;
-  act *dscale, *dshift;
-  long C, T, ldx, ldmod, lddh, lddx, lddmod, add_dx, add_dmod;
-  BODY(long n) {
-    const act *sc = scale ? scale + n * ldmod : nullptr;
-    act *ds = dscale ? dscale + n * lddmod : nullptr, *db = dshift ? dshift + n * lddmod : nullptr;
-    real *dwn = dw ? dw + n * C : nullptr;
-    if (dwn) EACH(c, C) dwn[c] = 0;
-    zero_unless(add_dmod, ds, C);
-    zero_unless(add_dmod, db, C);
-    for (long row = n * T; row < (n + 1) * T; ++row) {
+  real *dw, *dscale, *dshift;
+  long C, T, span, ldx, ldmod, lddh, lddx, add_dx;
+  BODY(long block) {
+    const slice rows(block, T, span);
+    if (!w && !scale && !dshift) {
+      for (long row = rows.first; row < rows.last; ++row) {
+        plain(x + row * ldx, dh + row * lddh, dx + row * lddx, mean[row], rstd[row]);
+      }
+      return;
+    }
+    real *f = scratch(real), *dot = f + C, *sum = dot + C;
+    const act *scale_n = scale ? scale + rows.image * ldmod : nullptr;
+    row_factor(w, scale_n, f, C);
+    clear(dot, C);
+    clear(sum, C);
+    for (long row = rows.first; row < rows.last; ++row) {
       const act *xr = x + row * ldx, *dhr = dh + row * lddh;
       const real m = mean[row], r = rstd[row];
-      row_grad_sums(xr, w, sc, dhr, dwn, ds, db, C, m, r);
-      if (!dx) continue;
       real mg, mgx;
-      row_grad_means(xr, w, sc, dhr, C, m, r, mg, mgx);
+      row_grad(xr, dhr, f, dot, sum, C, m, r, mg, mgx);
+      if (!dx) continue;
       act *out = dx + row * lddx;
       if (add_dx) {
         EACH(c, C) {
-          const real g = load(dhr[c]) * (w ? load(w[c]) : 1) * (sc ? 1 + load(sc[c]) : 1);
-          store(out[c], load(out[c]) + r * (g - mg - (load(xr[c]) - m) * r * mgx));
+          const real hat = (load(xr[c]) - m) * r;
+          store(out[c], load(out[c]) + r * (load(dhr[c]) * f[c] - mg - hat * mgx));
         }
       } else {
         EACH(c, C) {
-          const real g = load(dhr[c]) * (w ? load(w[c]) : 1) * (sc ? 1 + load(sc[c]) : 1);
-          store(out[c], r * (g - mg - (load(xr[c]) - m) * r * mgx));
+          const real hat = (load(xr[c]) - m) * r;
+          store(out[c], r * (load(dhr[c]) * f[c] - mg - hat * mgx));
         }
       }
+    }
+    write_sums(dot, sum, w, scale_n, dw ? dw + block * C : nullptr, dscale ? dscale + block * C : nullptr,
+               dshift ? dshift + block * C : nullptr, C);
+  }
+  // A row of a norm without weight and modulation (q and k of attention).
+  MEMBER void plain(const act *xr, const act *dhr, act *out, real m, real r) const {
+    real sg = 0, sgx = 0;
+    EACH_SUM(c, C, sg, sgx) {
+      sg += load(dhr[c]);
+      sgx += load(dhr[c]) * (load(xr[c]) - m);
+    }
+    const real mg = block_sum(sg) / (real)C, mgx = block_sum(sgx) * r * r / (real)C;
+    if (add_dx) {
+      EACH(c, C) store(out[c], load(out[c]) + r * (load(dhr[c]) - mg - (load(xr[c]) - m) * mgx));
+    } else {
+      EACH(c, C) store(out[c], r * (load(dhr[c]) - mg - (load(xr[c]) - m) * mgx));
     }
   }
 };
 KERNEL(norm_bwd)
+
+// y[n] (+)= sum over the image's slices of partial. partial [N slices, C], y [N, C]. One block = one image.
+// Scratch: C.
+struct slice_sum {
+  const real *partial;
+  act *y;
+  long C, slices, ldy, add_y;
+  BODY(long n) {
+    const real *from = partial + n * slices * C;
+    act *to = y + n * ldy;
+    real *sum = scratch(real);
+    if (add_y) {
+      EACH(c, C) sum[c] = load(to[c]);
+    } else {
+      clear(sum, C);
+    }
+    for (long s = 0; s < slices; ++s) EACH(c, C) sum[c] += from[s * C + c];
+    EACH(c, C) store(to[c], sum[c]);
+  }
+};
+KERNEL(slice_sum)
 
 // y = x + gate[n] a                x, a, y [N, T, C]; gate [N, C]
 struct residual_fwd {
@@ -163,34 +205,43 @@ struct residual_fwd {
 };
 KERNEL(residual_fwd)
 
-// dx = dy, da = gate[n] dy, dgate[n] = sum over rows of dy a. dx may be dy itself.
+// dx = dy, da = gate[n] dy, dgate[n] = sum over rows of dy a, as partial sums [slices, C]. dx may be dy
+// itself. One block = one slice.
 struct residual_bwd {
   const act *a, *gate, *dy;
-  act *dx, *da, *dgate;
-  long C, T, lda, ldmod, lddy, lddx, ldda, lddmod, add_dx, add_da, add_dgate;
-  BODY(long n) {
-    const act *g = gate ? gate + n * ldmod : nullptr;
-    act *dg = dgate ? dgate + n * lddmod : nullptr;
-    zero_unless(add_dgate, dg, C);
-    for (long row = n * T; row < (n + 1) * T; ++row) {
-      const act *ar = a + row * lda, *dyr = dy + row * lddy;
-      if (dg) EACH(c, C) store(dg[c], load(dg[c]) + load(dyr[c]) * load(ar[c]));
-      if (da) {
-        act *out = da + row * ldda;
-        if (add_da) {
-          EACH(c, C) store(out[c], load(out[c]) + load(dyr[c]) * (g ? load(g[c]) : 1));
-        } else {
-          EACH(c, C) store(out[c], load(dyr[c]) * (g ? load(g[c]) : 1));
-        }
+  act *dx, *da;
+  real *dgate;
+  long C, T, span, lda, ldmod, lddy, lddx, ldda, add_dx, add_da;
+  BODY(long block) {
+    const slice rows(block, T, span);
+    const act *g = gate ? gate + rows.image * ldmod : nullptr;
+    real *dg = dgate ? dgate + block * C : nullptr;
+    if (dg) clear(dg, C);
+    for (long row = rows.first; row < rows.last; ++row) {
+      const act *dyr = dy + row * lddy;
+      if (dg) {
+        const act *ar = a + row * lda;
+        EACH(c, C) dg[c] += load(dyr[c]) * load(ar[c]);
       }
-      if (dx && dx != dy) {
-        act *out = dx + row * lddx;
-        if (add_dx) {
-          EACH(c, C) store(out[c], load(out[c]) + load(dyr[c]));
-        } else {
-          EACH(c, C) store(out[c], load(dyr[c]));
-        }
+      if (da) branch(dyr, g, da + row * ldda);
+      if (!dx || dx == dy) continue;
+      act *out = dx + row * lddx;
+      if (add_dx) {
+        EACH(c, C) store(out[c], load(out[c]) + load(dyr[c]));
+      } else {
+        EACH(c, C) store(out[c], load(dyr[c]));
       }
+    }
+  }
+  MEMBER void branch(const act *dyr, const act *g, act *out) const {
+    if (add_da && g) {
+      EACH(c, C) store(out[c], load(out[c]) + load(dyr[c]) * load(g[c]));
+    } else if (add_da) {
+      EACH(c, C) store(out[c], load(out[c]) + load(dyr[c]));
+    } else if (g) {
+      EACH(c, C) store(out[c], load(dyr[c]) * load(g[c]));
+    } else {
+      EACH(c, C) store(out[c], load(dyr[c]));
     }
   }
 };
@@ -207,15 +258,20 @@ struct residual_norm_fwd {
     const long n = row / T;
     const act *xr = x + row * ldx, *ar = a + row * lda;
     act *yr = y + row * ldy;
+    real sum = 0;
     if (gate) {
       const act *g = gate + n * ldgate;
-      EACH(c, C) store(yr[c], load(xr[c]) + load(g[c]) * load(ar[c]));
+      EACH_SUM(c, C, sum) {
+        store(yr[c], load(xr[c]) + load(g[c]) * load(ar[c]));
+        sum += load(yr[c]);
+      }
     } else {
-      EACH(c, C) store(yr[c], load(xr[c]) + load(ar[c]));
+      EACH_SUM(c, C, sum) {
+        store(yr[c], load(xr[c]) + load(ar[c]));
+        sum += load(yr[c]);
+      }
     }
-    block_sync();
-    real m, r;
-    row_stats(yr, C, eps, m, r);
+    const real m = block_sum(sum) / (real)C, r = row_rstd(yr, C, eps, m);
     if (TID == 0) mean[row] = m, rstd[row] = r;
     const act *scale_n = scale ? scale + n * ldmod : nullptr, *shift_n = shift ? shift + n * ldmod : nullptr;
     row_affine(yr, w, scale_n, shift_n, h + row * ldh, C, m, r);
@@ -224,40 +280,57 @@ struct residual_norm_fwd {
 KERNEL(residual_norm_fwd)
 
 // dx = dy + norm gradient of dh; da = gate[n] dx; dgate[n] = sum over rows of dx a. dx may be dy itself.
+// dgate, dw, dscale, dshift [slices, C] partial sums. One block = one slice. Scratch: 5 C.
 struct residual_norm_bwd {
   const act *y, *a, *gate, *w, *scale;
   const real *mean, *rstd;
   const act *dh, *dy;
-  act *dx, *da, *dgate;
-  real *dw;
-  act *dscale, *dshift;
-  long C, T, ldy, lda, ldgate, ldmod, lddh, lddy, lddx, ldda, lddgate, lddmod;
-  long add_dx, add_da, add_dgate, add_dmod;
-  BODY(long n) {
-    const act *sc = scale ? scale + n * ldmod : nullptr, *g = gate ? gate + n * ldgate : nullptr;
-    act *ds = dscale ? dscale + n * lddmod : nullptr, *db = dshift ? dshift + n * lddmod : nullptr;
-    act *dg = dgate ? dgate + n * lddgate : nullptr;
-    real *dwn = dw ? dw + n * C : nullptr;
-    if (dwn) EACH(c, C) dwn[c] = 0;
-    zero_unless(add_dmod, ds, C);
-    zero_unless(add_dmod, db, C);
-    zero_unless(add_dgate, dg, C);
-    for (long row = n * T; row < (n + 1) * T; ++row) {
+  act *dx, *da;
+  real *dgate, *dw, *dscale, *dshift;
+  long C, T, span, ldy, lda, ldgate, ldmod, lddh, lddy, lddx, ldda, add_dx, add_da;
+  BODY(long block) {
+    const slice rows(block, T, span);
+    real *f = scratch(real), *dot = f + C, *sum = dot + C, *g = sum + C, *dg = g + C;
+    const act *scale_n = scale ? scale + rows.image * ldmod : nullptr;
+    row_factor(w, scale_n, f, C);
+    row_factor(gate ? gate + rows.image * ldgate : nullptr, nullptr, g, C);
+    clear(dot, C);
+    clear(sum, C);
+    clear(dg, C);
+    const bool usual = dy && dx && da && !add_dx && !add_da;
+    for (long row = rows.first; row < rows.last; ++row) {
       const act *yr = y + row * ldy, *dhr = dh + row * lddh, *ar = a + row * lda;
       const act *dyr = dy ? dy + row * lddy : nullptr;
-      const real m = mean[row], r = rstd[row];
-      row_grad_sums(yr, w, sc, dhr, dwn, ds, db, C, m, r);
-      real mg, mgx;
-      row_grad_means(yr, w, sc, dhr, C, m, r, mg, mgx);
       act *dxr = dx ? dx + row * lddx : nullptr, *dar = da ? da + row * ldda : nullptr;
-      EACH(c, C) {
-        const real go = load(dhr[c]) * (w ? load(w[c]) : 1) * (sc ? 1 + load(sc[c]) : 1);
-        const real d = (dyr ? load(dyr[c]) : 0) + r * (go - mg - (load(yr[c]) - m) * r * mgx);
-        if (dar) store(dar[c], (add_da ? load(dar[c]) : 0) + d * (g ? load(g[c]) : 1));
-        if (dg) store(dg[c], load(dg[c]) + d * load(ar[c]));
-        if (dxr) store(dxr[c], (add_dx ? load(dxr[c]) : 0) + d);
+      const real m = mean[row], r = rstd[row];
+      real mg, mgx;
+      row_grad(yr, dhr, f, dot, sum, C, m, r, mg, mgx);
+      if (usual && dgate) {
+        EACH(c, C) {
+          const real d = load(dyr[c]) + r * (load(dhr[c]) * f[c] - mg - (load(yr[c]) - m) * r * mgx);
+          store(dar[c], d * g[c]);
+          dg[c] += d * load(ar[c]);
+          store(dxr[c], d);
+        }
+      } else if (usual && !gate) {
+        EACH(c, C) {
+          const real d = load(dyr[c]) + r * (load(dhr[c]) * f[c] - mg - (load(yr[c]) - m) * r * mgx);
+          store(dar[c], d);
+          store(dxr[c], d);
+        }
+      } else {
+        EACH(c, C) {
+          const real d =
+              (dyr ? load(dyr[c]) : 0) + r * (load(dhr[c]) * f[c] - mg - (load(yr[c]) - m) * r * mgx);
+          if (dar) store(dar[c], (add_da ? load(dar[c]) : 0) + d * g[c]);
+          dg[c] += d * load(ar[c]);
+          if (dxr) store(dxr[c], (add_dx ? load(dxr[c]) : 0) + d);
+        }
       }
     }
+    write_sums(dot, sum, w, scale_n, dw ? dw + block * C : nullptr, dscale ? dscale + block * C : nullptr,
+               dshift ? dshift + block * C : nullptr, C);
+    if (dgate) EACH(c, C) dgate[block * C + c] = dg[c];
   }
 };
 KERNEL(residual_norm_bwd)

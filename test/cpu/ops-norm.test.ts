@@ -55,6 +55,18 @@ describe('norm', () => {
     });
   });
 
+  test('images of more rows than a slice has', () => {
+    const long = { x: randomInput([2, 67, 3], 16), w: randomInput([3], 17, 0.2, 1) };
+    checkOp({
+      inputs: { ...long, a: randomInput([2, 67, 3], 18), mod: randomInput([2, 9], 19, 0.5) },
+      build: ({ x, a, w, mod }) => {
+        const [scale, shift, gate] = [0, 3, 6].map((c) => columns(mod!, c, c + 3));
+        const [y, h] = residualNorm(norm(x!, w!, EPS, scale, shift), gate!, a!, w!, EPS, shift, scale);
+        return [residual(y, scale!, h)];
+      },
+    });
+  });
+
   test('a row of one element, an image of one row', () => {
     checkOp({
       // Its gradient is 0 but for rounding, which has no size to be compared with.

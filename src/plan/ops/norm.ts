@@ -1,6 +1,6 @@
 // Ops: LayerNorm with adaLN modulation, gated residuals, and both in one pass, with their gradients.
-import { type Backward, defineOp, type Node, need, refuse } from '../op.ts';
-import { cols, count, rows, type Tensor } from '../tensor.ts';
+import { type Backward, defineOp, need, refuse } from '../op.ts';
+import { cols, count, isContiguous, rows, type Tensor } from '../tensor.ts';
 import { traceOf } from '../trace.ts';
 import { colSum } from './linear.ts';
 
@@ -53,79 +53,124 @@ export const normFwd = defineOp({
     const dh = b.grad(h ?? null);
     if (!x || !dh) return;
     const dx = b.sink(x);
-    const dscale = b.sink(scale ?? null);
-    const dshift = b.sink(shift ?? null);
-    const partial = b.wants(w ?? null) ? { shape: [x.shape[0] ?? 1, cols(x)], elem: 'real' as const } : null;
+    const sums = partialSums(x);
     const outs = b.append(
       normBwd,
       [x, w ?? null, scale ?? null, mean ?? null, rstd ?? null, dh],
-      [dx, partial, dscale, dshift],
+      [dx, ...[w, scale, shift].map((t) => (b.wants(t ?? null) ? sums : null))],
     );
-    weightGradient(b, w ?? null, outs[1] ?? null);
+    sumColumns(b, w ?? null, outs[1] ?? null);
+    sumSlices(b, x, [
+      [scale ?? null, outs[2] ?? null],
+      [shift ?? null, outs[3] ?? null],
+    ]);
   },
   writes: ['set', 'set', 'set'],
   tolerance: NORM_NMSE,
   flops: (node) => 8 * count(need(node.inputs[0], 'norm_fwd')),
 });
 
-/** Adds the per-image partial sums of a norm's weight gradient. */
-function weightGradient(b: Backward, w: Tensor | null, partial: Tensor | null): void {
-  const dw = b.sink(w);
-  if (dw && partial) b.append(colSum, [partial], [dw]);
+/** Rows of one block of a backward kernel, at most. */
+const SLICE_ROWS = 32;
+
+/** How an image's rows are cut: `slices` of `span` rows, the last one perhaps shorter. By shapes alone. */
+export function cutRows(x: Tensor): { span: number; slices: number } {
+  const T = rowsPerImage(x);
+  const span = Math.ceil(T / Math.ceil(T / SLICE_ROWS));
+  return { span, slices: Math.ceil(T / span) };
 }
 
-/** Gradient of normFwd. One block is one image; dw is left as a partial sum per image. */
+/** Shape of partial sums over the rows of x: one row a slice. */
+export function partialSums(x: Tensor): { shape: number[]; elem: 'real' } {
+  return { shape: [(x.shape[0] ?? 1) * cutRows(x).slices, cols(x)], elem: 'real' };
+}
+
+/** Adds up the partial sums of a norm's weight gradient. */
+export function sumColumns(b: Backward, w: Tensor | null, partial: Tensor | null): void {
+  const dw = partial && b.sink(w);
+  if (dw) b.append(colSum, [partial], [dw]);
+}
+
+/** Adds up partial sums into the gradients of vectors per image (scale, shift, gate). */
+export function sumSlices(
+  b: Backward,
+  x: Tensor,
+  pairs: readonly (readonly [Tensor | null, Tensor | null])[],
+): void {
+  for (const [vector, partial] of pairs) {
+    const to = partial && b.sink(vector);
+    if (to) b.append(sliceSum, [partial], [to], { slices: cutRows(x).slices });
+  }
+}
+
+/** The second half of sums over an image's rows. One block is one image. */
+const sliceSum = defineOp({
+  name: 'slice_sum',
+  formula: 'y[n, C] = sum over s of partial[n slices + s, C]',
+  inputs: ['partial'],
+  outputs: ['y'],
+  shape: ([p], { slices = 1 }) => {
+    const partial = need(p, 'slice_sum');
+    if (rows(partial) % slices || !isContiguous(partial)) {
+      refuse('slice_sum', `cannot be cut into ${slices}`, partial);
+    }
+    return [{ shape: [rows(partial) / slices, cols(partial)], elem: 'act' }];
+  },
+  fields: { pointers: 'partial y', ints: 'C slices ldy add_y' },
+  launch: (node) => {
+    const partial = need(node.inputs[0], 'slice_sum');
+    const y = need(node.outputs[0], 'slice_sum');
+    const { slices = 1 } = node.attrs;
+    return {
+      pointers: [partial, y],
+      ints: [cols(partial), slices, y.ld, node.accumulate[0] ? 1 : 0],
+      blocks: rows(partial) / slices,
+      scratch: cols(partial),
+    };
+  },
+  backward: 'only used for gradients',
+  writes: ['either'],
+  tolerance: { nmse: 1e-12, why: 'a float32 sum over the slices of an image' },
+  flops: (node) => count(need(node.inputs[0], 'slice_sum')),
+});
+
+/** Gradient of normFwd. One block is one slice of an image; sums over rows are left as partial sums. */
 export const normBwd = defineOp({
   name: 'norm_bwd',
   formula:
     'g = dh w (1 + scale); dx = rstd (g - mean(g) - xhat mean(g xhat)); dw, dscale, dshift: sums over rows',
   inputs: ['x', 'w?', 'scale?', 'mean', 'rstd', 'dh'],
   outputs: ['dx?', 'dw?', 'dscale?', 'dshift?'],
-  shape: ([x, w]) => {
+  shape: ([x]) => {
     const X = need(x, 'norm_bwd');
-    const image = { shape: [X.shape[0] ?? 1, cols(X)], elem: 'act' as const };
-    return [
-      { shape: X.shape, elem: X.storage.elem },
-      w ? { shape: image.shape, elem: 'real' } : null,
-      image,
-      image,
-    ];
+    const sums = partialSums(X);
+    return [{ shape: X.shape, elem: X.storage.elem }, sums, sums, sums];
   },
   fields: {
     pointers: 'x w scale mean rstd dh dx dw dscale dshift',
-    ints: 'C T ldx ldmod lddh lddx lddmod add_dx add_dmod',
+    ints: 'C T span ldx ldmod lddh lddx add_dx',
   },
   launch: (node) => {
-    const [x, w, scale, mean, rstd, dh] = node.inputs;
-    const [dx, dw, dscale, dshift] = node.outputs;
+    const [x, , scale, , , dh] = node.inputs;
+    const [dx] = node.outputs;
     const X = need(x, 'norm_bwd');
-    const mod = modulationSink('norm_bwd', node, 2, 3);
+    const { span, slices } = cutRows(X);
     return {
-      pointers: [X, w, scale, mean, rstd, dh, dx, dw, dscale, dshift].map((t) => t ?? null),
+      pointers: [...node.inputs, ...node.outputs],
       ints: [
-        ...[cols(X), rowsPerImage(X), X.ld, scale?.ld ?? 0, need(dh, 'norm_bwd').ld, dx?.ld ?? 0, mod.ld],
-        ...[node.accumulate[0] ? 1 : 0, mod.add],
+        ...[cols(X), rowsPerImage(X), span, X.ld, scale?.ld ?? 0, need(dh, 'norm_bwd').ld, dx?.ld ?? 0],
+        node.accumulate[0] ? 1 : 0,
       ],
-      blocks: X.shape[0] ?? 1,
+      blocks: (X.shape[0] ?? 1) * slices,
+      scratch: 3 * cols(X),
     };
   },
   backward: 'only used for gradients',
-  writes: ['either', 'set', 'either', 'either'],
+  writes: ['either', 'set', 'set', 'set'],
   inPlace: [[0, 5]],
   tolerance: NORM_NMSE,
   flops: (node) => 16 * count(need(node.inputs[0], 'norm_bwd')),
 });
-
-/** Gradients of one modulation lie side by side in one buffer and are all set or all added. */
-function modulationSink(op: string, node: Node, ...which: number[]): { ld: number; add: number } {
-  const sinks = which.filter((i) => node.outputs[i]);
-  const lds = new Set(sinks.map((i) => node.outputs[i]?.ld));
-  const adds = new Set(sinks.map((i) => (node.accumulate[i] ? 1 : 0)));
-  if (lds.size > 1 || adds.size > 1) {
-    refuse(op, 'gradients of the modulation differ in layout', ...sinks.map((i) => node.outputs[i] ?? null));
-  }
-  return { ld: [...lds][0] ?? 0, add: [...adds][0] ?? 0 };
-}
 
 /** LayerNorm of x [N, .., C]; w [C], scale and shift [N, C] are optional. */
 export function norm(
@@ -168,9 +213,10 @@ export const residualFwd = defineOp({
     const dy = b.grad(node.outputs[0] ?? null);
     if (!dy || !x || !a) return;
     const da = b.sink(a);
-    const dgate = b.sink(gate ?? null);
     const dx = b.sink(x);
-    b.append(residualBwd, [a, gate ?? null, dy], [dx, da, dgate]);
+    const sums = b.wants(gate ?? null) ? partialSums(a) : null;
+    const outs = b.append(residualBwd, [a, gate ?? null, dy], [dx, da, sums]);
+    sumSlices(b, a, [[gate ?? null, outs[2] ?? null]]);
   },
   writes: ['set'],
   inPlace: [
@@ -181,7 +227,7 @@ export const residualFwd = defineOp({
   flops: (node) => 2 * count(need(node.inputs[0], 'residual_fwd')),
 });
 
-/** Gradient of residualFwd. One block is one image. */
+/** Gradient of residualFwd. One block is one slice of an image. */
 export const residualBwd = defineOp({
   name: 'residual_bwd',
   formula: 'dx = dy; da = gate[n] dy; dgate[n] = sum over rows of dy a',
@@ -190,27 +236,28 @@ export const residualBwd = defineOp({
   shape: ([a]) => {
     const A = need(a, 'residual_bwd');
     const same = { shape: A.shape, elem: A.storage.elem };
-    return [same, same, { shape: [A.shape[0] ?? 1, cols(A)], elem: 'act' }];
+    return [same, same, partialSums(A)];
   },
   fields: {
     pointers: 'a gate dy dx da dgate',
-    ints: 'C T lda ldmod lddy lddx ldda lddmod add_dx add_da add_dgate',
+    ints: 'C T span lda ldmod lddy lddx ldda add_dx add_da',
   },
   launch: (node) => {
     const [a, gate, dy] = node.inputs;
-    const [dx, da, dgate] = node.outputs;
+    const [dx, da] = node.outputs;
     const A = need(a, 'residual_bwd');
+    const { span, slices } = cutRows(A);
     return {
-      pointers: [A, gate, dy, dx, da, dgate].map((t) => t ?? null),
+      pointers: [...node.inputs, ...node.outputs],
       ints: [
-        ...[cols(A), rowsPerImage(A), A.ld, gate?.ld ?? 0, need(dy, 'residual_bwd').ld],
-        ...[dx?.ld ?? 0, da?.ld ?? 0, dgate?.ld ?? 0, ...[0, 1, 2].map((i) => (node.accumulate[i] ? 1 : 0))],
+        ...[cols(A), rowsPerImage(A), span, A.ld, gate?.ld ?? 0, need(dy, 'residual_bwd').ld],
+        ...[dx?.ld ?? 0, da?.ld ?? 0, ...[0, 1].map((i) => (node.accumulate[i] ? 1 : 0))],
       ],
-      blocks: A.shape[0] ?? 1,
+      blocks: (A.shape[0] ?? 1) * slices,
     };
   },
   backward: 'only used for gradients',
-  writes: ['either', 'either', 'either'],
+  writes: ['either', 'either', 'set'],
   inPlace: [[0, 2]],
   tolerance: { nmse: 1e-12, why: 'a float32 sum over the rows of an image' },
   flops: (node) => 4 * count(need(node.inputs[0], 'residual_bwd')),

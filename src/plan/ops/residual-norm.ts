@@ -2,7 +2,7 @@
 import { defineOp, need, refuse } from '../op.ts';
 import { cols, count, rows, type Tensor } from '../tensor.ts';
 import { traceOf } from '../trace.ts';
-import { colSum } from './linear.ts';
+import { cutRows, partialSums, sumColumns, sumSlices } from './norm.ts';
 
 const flag = (add: boolean | undefined) => (add ? 1 : 0);
 
@@ -52,62 +52,60 @@ export const residualNormFwd = defineOp({
     const dh = b.grad(h);
     if (!x || !y || !dh) return;
     const da = b.sink(a);
-    const dgate = b.sink(gate);
-    const dscale = b.sink(scale);
-    const dshift = b.sink(shift);
     const dx = b.sink(x);
-    const partial = b.wants(w) ? { shape: [x.shape[0] ?? 1, cols(x)], elem: 'real' as const } : null;
+    const sums = partialSums(y);
     const outs = b.append(
       residualNormBwd,
       [y, a, gate, w, scale, mean, rstd, dh, dy],
-      [dx, da, dgate, partial, dscale, dshift],
+      [dx, da, ...[gate, w, scale, shift].map((t) => (b.wants(t) ? sums : null))],
     );
-    const dw = b.sink(w);
-    if (dw && outs[3]) b.append(colSum, [outs[3]], [dw]);
+    sumColumns(b, w, outs[3] ?? null);
+    sumSlices(b, y, [
+      [gate, outs[2] ?? null],
+      [scale, outs[4] ?? null],
+      [shift, outs[5] ?? null],
+    ]);
   },
   writes: ['set', 'set', 'set', 'set'],
   tolerance: { nmse: 1e-11, why: 'float32 sums over one row, then a few products' },
   flops: (node) => 10 * count(need(node.inputs[0], 'residual_norm_fwd')),
 });
 
-/** Gradient of residualNormFwd. One block is one image; dw is left as a partial sum per image. */
+/** Gradient of residualNormFwd. One block is one slice of an image; sums over rows are partial sums. */
 export const residualNormBwd = defineOp({
   name: 'residual_norm_bwd',
   formula:
     'dx = dy + norm gradient of dh; da = gate[n] dx; dgate[n] = sum over rows of dx a; dw, dscale, dshift',
   inputs: ['y', 'a', 'gate?', 'w?', 'scale?', 'mean', 'rstd', 'dh', 'dy?'],
   outputs: ['dx?', 'da?', 'dgate?', 'dw?', 'dscale?', 'dshift?'],
-  shape: ([y, , , w]) => {
+  shape: ([y]) => {
     const Y = need(y, 'residual_norm_bwd');
     const same = { shape: Y.shape, elem: Y.storage.elem };
-    const image = { shape: [Y.shape[0] ?? 1, cols(Y)], elem: 'act' as const };
-    return [same, same, image, w ? { shape: image.shape, elem: 'real' } : null, image, image];
+    const sums = partialSums(Y);
+    return [same, same, sums, sums, sums, sums];
   },
   fields: {
     pointers: 'y a gate w scale mean rstd dh dy dx da dgate dw dscale dshift',
-    ints: 'C T ldy lda ldgate ldmod lddh lddy lddx ldda lddgate lddmod add_dx add_da add_dgate add_dmod',
+    ints: 'C T span ldy lda ldgate ldmod lddh lddy lddx ldda add_dx add_da',
   },
   launch: (node) => {
     const [y, a, gate, , scale, , , dh, dy] = node.inputs;
-    const [dx, da, dgate, , dscale, dshift] = node.outputs;
-    const [addDx, addDa, addDgate, , addScale, addShift] = node.accumulate;
+    const [dx, da] = node.outputs;
     const Y = need(y, 'residual_norm_bwd');
-    if (dscale && dshift && (dscale.ld !== dshift.ld || addScale !== addShift)) {
-      refuse('residual_norm_bwd', 'gradients of the modulation differ in layout', dscale, dshift);
-    }
+    const { span, slices } = cutRows(Y);
     return {
       pointers: [...node.inputs, ...node.outputs],
       ints: [
-        ...[cols(Y), rows(Y) / (Y.shape[0] ?? 1), Y.ld, need(a, 'residual_norm_bwd').ld],
+        ...[cols(Y), rows(Y) / (Y.shape[0] ?? 1), span, Y.ld, need(a, 'residual_norm_bwd').ld],
         ...[gate?.ld ?? 0, scale?.ld ?? 0, need(dh, 'residual_norm_bwd').ld, dy?.ld ?? 0],
-        ...[dx?.ld ?? 0, da?.ld ?? 0, dgate?.ld ?? 0, (dscale ?? dshift)?.ld ?? 0],
-        ...[flag(addDx), flag(addDa), flag(addDgate), flag(dscale ? addScale : addShift)],
+        ...[dx?.ld ?? 0, da?.ld ?? 0, flag(node.accumulate[0]), flag(node.accumulate[1])],
       ],
-      blocks: Y.shape[0] ?? 1,
+      blocks: (Y.shape[0] ?? 1) * slices,
+      scratch: 5 * cols(Y),
     };
   },
   backward: 'only used for gradients',
-  writes: ['either', 'either', 'either', 'set', 'either', 'either'],
+  writes: ['either', 'either', 'set', 'set', 'set', 'set'],
   inPlace: [[0, 8]],
   tolerance: { nmse: 1e-11, why: 'float32 sums over one row and over the rows of an image' },
   flops: (node) => 22 * count(need(node.inputs[0], 'residual_norm_bwd')),
