@@ -9,6 +9,7 @@ import { help } from './help.ts';
 import { info } from './info.ts';
 import { licenses } from './licenses.ts';
 import { plot } from './plot.ts';
+import { quickstart } from './quickstart.ts';
 import { sample } from './sample.ts';
 import { train } from './train.ts';
 import { verify } from './verify.ts';
@@ -17,6 +18,7 @@ export const SUMMARY =
   'Trains text-to-image diffusion transformers from scratch on a micro-budget and samples from them';
 
 export const COMMANDS: readonly Command[] = [
+  quickstart,
   train,
   sample,
   evaluate,

@@ -150,19 +150,23 @@ export class Sampler {
 
 /**
  * Pictures of any number of requests in their order, `batchSize` at a time: for previews and evaluations.
- * `onPicture` is told how many are done.
+ * `onPicture` is told how many are done; when a stop is asked for, only those come back.
  */
 export async function sampleImages(
   backend: Backend,
   model: Model,
   requests: readonly PictureRequest[],
-  options: { batchSize?: number; onPicture?: (done: number) => void } = {},
+  options: {
+    batchSize?: number;
+    onPicture?: (done: number) => void;
+    interrupt?: { readonly stopRequested: boolean };
+  } = {},
 ): Promise<Picture[]> {
   const { batchSize = 8 } = options;
   const sampler = new Sampler(backend, model, batchSize);
   try {
     const pictures: Picture[] = [];
-    while (pictures.length < requests.length) {
+    while (pictures.length < requests.length && !options.interrupt?.stopRequested) {
       const first = requests[pictures.length]!;
       const rest = requests.slice(pictures.length, pictures.length + batchSize);
       const stranger = rest.findIndex((other) => !fitTogether(first, other));

@@ -43,13 +43,13 @@ const nameOf = (step: number) => `step-${String(step).padStart(8, '0')}`;
 export class Checkpoints {
   readonly folder: string;
 
-  constructor(run: string) {
+  constructor(private readonly run: string) {
     this.folder = join(run, 'checkpoints');
   }
 
-  /** Name of the newest checkpoint, if there is one. */
+  /** Name of the checkpoint to go on from: that in RUN/latest, else (killed before it was written) the newest. */
   get latest(): string | undefined {
-    return readLatest(this.folder);
+    return readLatest(this.run) ?? this.names().at(-1);
   }
 
   /** Makes the folder, and removes what a killed program left half-written. */
@@ -93,12 +93,29 @@ export class Checkpoints {
         `${JSON.stringify({ version: VERSION, ...state }, null, 2)}\n`,
       );
     });
-    writeLatest(this.folder, name);
+    writeLatest(this.run, name);
     this.prune(keep, name);
   }
 
-  /** Loads the newest checkpoint into the trainer. Throws a Failure where a file is damaged or newer. */
+  /** Loads a checkpoint into the trainer. Throws a Failure that names the file where one is damaged or newer. */
   load(backend: Backend, trainer: Trainer, name: string): RunState {
+    try {
+      return this.read(backend, trainer, name);
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error;
+      const older = this.names().findLast((n) => n < name);
+      const latest = join(this.run, 'latest');
+      throw new Failure({
+        what: join(this.folder, name),
+        why: `this checkpoint cannot be used (${error.message})`,
+        fix: older
+          ? `To go on from the one before: echo ${older} > ${latest}`
+          : 'Begin anew in another folder (-o)',
+      });
+    }
+  }
+
+  private read(backend: Backend, trainer: Trainer, name: string): RunState {
     const folder = join(this.folder, name);
     const state = readState(join(folder, 'state.json'));
     const { parameters } = trainer.network;
@@ -120,17 +137,26 @@ export class Checkpoints {
         writeParameter(backend, region, p, values);
       }
     }
-    backend.write(block, 0, hostNumbers(backend, 'real', optimizer.readFloat32('state')));
+    const numbers = optimizer.readFloat32('state');
+    if (numbers.length !== STATE_SIZE) {
+      throw new Failure({ what: optimizer.path, why: 'tensor state has another shape' });
+    }
+    backend.write(block, 0, hostNumbers(backend, 'real', numbers));
     trainer.step = state.step;
     trainer.images = state.images;
     return state;
   }
 
   private prune(keep: number, newest: string): void {
-    const names = readdirSync(this.folder).filter((n) => /^step-\d+$/.test(n) && n <= newest);
-    for (const old of names.sort().slice(0, -keep)) {
-      rmSync(join(this.folder, old), { recursive: true, force: true });
-    }
+    const old = this.names().filter((n) => n <= newest);
+    for (const name of old.slice(0, -keep)) rmSync(join(this.folder, name), { recursive: true, force: true });
+  }
+
+  /** Names of all checkpoints, the oldest first. */
+  private names(): string[] {
+    return readdirSync(this.folder)
+      .filter((n) => /^step-\d+$/.test(n))
+      .sort();
   }
 }
 
@@ -145,7 +171,7 @@ function readState(path: string): RunState {
     parsed = JSON.parse(readFileSync(path, 'utf8'));
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
-    throw new Failure({ what: path, why, fix: 'Remove this checkpoint and name an older one in `latest`' });
+    throw new Failure({ what: path, why });
   }
   const { version = 0, step, images, seconds = 0, lossSum = 0, lossCount = 0 } = parsed;
   if (version > VERSION) {

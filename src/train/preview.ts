@@ -14,30 +14,38 @@ export interface PreviewOptions {
   readonly folder: string;
   readonly trainer: Trainer;
   readonly data: RecipeData;
+  /** A stop that is asked for comes first: the preview is dropped. */
+  readonly interrupt: { readonly stopRequested: boolean };
 }
 
-/** Pictures where the recipe names no prompts: captions of the first images of the run. */
+/** Pictures where the recipe names no prompts. */
 const COUNT = 24;
 
-/**
- * Samples with the averaged weights, where there are any, and writes previews/step-N.png; returns its path.
- */
-export async function drawPreview(options: PreviewOptions): Promise<string> {
-  const { backend, recipe, folder, trainer, data } = options;
+/** The prompts of the recipe, else captions of the first images of the run. */
+export function previewPrompts(recipe: Recipe, data: RecipeData): readonly string[] {
   const { preview_prompts } = recipe.train;
-  const prompts =
-    preview_prompts.length > 0
-      ? preview_prompts
-      : Array.from({ length: COUNT }, (_, i) => data.batches.captionAt(i));
+  if (preview_prompts.length > 0) return preview_prompts;
+  return Array.from({ length: COUNT }, (_, i) => data.batches.captionAt(i));
+}
+
+export function previewPath(folder: string, step: number): string {
+  return join(folder, 'previews', `step-${String(step).padStart(8, '0')}.png`);
+}
+
+/** Samples with the averaged weights, where there are any, and writes previews/step-N.png. */
+export async function drawPreview(options: PreviewOptions): Promise<void> {
+  const { backend, recipe, folder, trainer, data, interrupt } = options;
+  const prompts = previewPrompts(recipe, data);
   const weights = trainer.buffers.ema ?? trainer.buffers.weight;
   const model = { name: folder, network: trainer.network, weights, recipe, step: trainer.step };
   const { steps, cfg_scale } = recipe.sample;
   const requests = prompts.map((prompt, i) => ({ prompt, negative_prompt: '', seed: i, steps, cfg_scale }));
-  const pictures = await sampleImages(backend, model, requests, { batchSize: 8 });
+  const pictures = await sampleImages(backend, model, requests, { batchSize: 8, interrupt });
+  if (pictures.length < requests.length) return;
   const images = pictures.flatMap(({ pixels }, i) => (pixels ? [{ pixels, caption: prompts[i]! }] : []));
   const { drawSheet } = await withCanvas(() => import('../io/figure/sheet.ts'));
-  const path = join(folder, 'previews', `step-${String(trainer.step).padStart(8, '0')}.png`);
   makeFolder(join(folder, 'previews'));
-  if (images.length > 0) writeWholeFile(path, drawSheet(images, { title: `step ${trainer.step}` }));
-  return path;
+  if (images.length === 0) return;
+  const sheet = drawSheet(images, { title: `step ${trainer.step}` });
+  writeWholeFile(previewPath(folder, trainer.step), sheet);
 }

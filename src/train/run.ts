@@ -5,12 +5,13 @@ import type { Backend } from '../backend/backend.ts';
 import { cleanLeftovers, makeFolder, writeWholeFile } from '../io/atomic.ts';
 import { EXIT, Failure } from '../io/failure.ts';
 import { MetricsLog } from '../io/jsonl.ts';
+import { osCode, osFailure } from '../io/oserror.ts';
 import { readInterval } from '../recipe/field.ts';
 import { recipeToml, resolveRecipe } from '../recipe/resolve.ts';
 import type { Recipe } from '../recipe/schema.ts';
 import { declareNetwork } from '../sample/network.ts';
 import { Checkpoints, type RunState } from './checkpoint.ts';
-import { drawPreview } from './preview.ts';
+import { drawPreview, previewPath } from './preview.ts';
 import { openData, type RecipeData } from './source.ts';
 import { type StepReport, Trainer } from './trainer.ts';
 
@@ -25,8 +26,9 @@ export interface ProgressState {
   readonly unit: string;
   readonly done: number;
   readonly total: number;
-  readonly rate: number;
-  readonly loss: number;
+  readonly rate?: number;
+  readonly loss?: number;
+  readonly note?: string;
 }
 
 export interface RunOptions extends Watch {
@@ -61,7 +63,9 @@ export async function trainRun(options: RunOptions): Promise<RunResult> {
   let state: RunState = { step: 0, images: 0, seconds: 0, lossSum: 0, lossCount: 0 };
   if (latest) {
     state = checkpoints.load(backend, trainer, latest);
-    log.info(`goes on from step ${state.step} of ${trainer.totalSteps} in ${folder}`);
+    const total = trainer.totalSteps;
+    if (state.step >= total) log.info(`${folder} is finished: ${state.step} of ${total} steps are done`);
+    else log.info(`goes on from step ${state.step} of ${total} in ${folder}`);
   } else {
     trainer.initialise();
     log.info(`${network.parameters.trainable.toLocaleString('en')} parameters, ${trainer.totalSteps} steps`);
@@ -81,11 +85,10 @@ export async function trainRun(options: RunOptions): Promise<RunResult> {
  * includes the lengths of stages, so that a run can be made longer or shorter.
  */
 function settleRecipe(folder: string, recipe: Recipe): void {
-  const path = join(folder, 'recipe.toml');
-  if (existsSync(path)) {
-    const text = readFileSync(path, 'utf8');
-    const old = resolveRecipe({ file: { name: path, text } }).recipe;
-    const changed = firstDifference(bare(old), bare(recipe));
+  const old = recipeOfRun(folder);
+  if (old) {
+    const stages = Math.min(old.stage.length, recipe.stage.length);
+    const changed = firstDifference(bare(old, stages), bare(recipe, stages));
     if (changed) {
       throw new Failure({
         what: folder,
@@ -95,15 +98,25 @@ function settleRecipe(folder: string, recipe: Recipe): void {
       });
     }
   }
-  writeWholeFile(path, recipeToml(recipe));
+  writeWholeFile(join(folder, 'recipe.toml'), recipeToml(recipe));
 }
 
-/** A recipe without the keys that may change between sittings. */
-function bare(recipe: Recipe): Recipe {
+/** The recipe that a run folder was made with; null for a new folder. */
+export function recipeOfRun(folder: string): Recipe | null {
+  const path = join(folder, 'recipe.toml');
+  try {
+    return resolveRecipe({ file: { name: path, text: readFileSync(path, 'utf8') } }).recipe;
+  } catch (error) {
+    if (osCode(error) === 'ENOENT') return null;
+    throw osFailure(error, path, 'read');
+  }
+}
+
+/** The first stages of a recipe without the keys that may change between sittings. */
+function bare(recipe: Recipe, stages: number): unknown {
   const { batch_size, micro_batch, seed } = recipe.train;
-  const fixed = { batch_size, micro_batch, seed } as Recipe['train'];
-  const stage = recipe.stage.map((row) => ({ ...row, steps: 0 }));
-  return { ...recipe, stage, train: fixed, sample: {} as Recipe['sample'] };
+  const stage = recipe.stage.slice(0, stages).map((row) => ({ ...row, steps: 0 }));
+  return { ...recipe, stage, train: { batch_size, micro_batch, seed }, sample: {} };
 }
 
 function firstDifference(a: unknown, b: unknown, key = ''): string | null {
@@ -125,6 +138,7 @@ class Run {
   /** Images seen before the step that is being counted. */
   private seen: number;
   private skips = 0;
+  private seen: number;
   private saved: number;
   private previewed = -1;
   private lastSave = performance.now();
@@ -141,6 +155,7 @@ class Run {
   ) {
     this.lossSum = begun.lossSum;
     this.lossCount = begun.lossCount;
+    this.seen = begun.images;
     this.saved = begun.step;
     this.seen = begun.images;
   }
@@ -154,14 +169,16 @@ class Run {
       const report = trainer.runStep();
       this.note(report, performance.now() - before);
       progress.update({ unit: 'step', done: report.step, total, rate: this.rate, loss: report.loss });
-      if (this.due(recipe.train.checkpoint_every, report.step, this.lastSave)) this.save();
-      if (this.due(recipe.train.preview_every, report.step, this.lastPreview)) await this.preview();
+      // Weights that make no finite loss are not worth the place of an older checkpoint.
+      const good = this.skips === 0;
+      if (good && this.due(recipe.train.checkpoint_every, report.step, this.lastSave)) this.save();
+      if (good && this.due(recipe.train.preview_every, report.step, this.lastPreview)) await this.preview();
       // Signal handlers run only when the event loop does.
       await new Promise((resolve) => setImmediate(resolve));
     }
     if (this.saved !== trainer.step) this.save();
     const finished = trainer.step >= total;
-    if (finished) await this.preview();
+    if (finished && !existsSync(previewPath(options.folder, total))) await this.preview();
     progress.clear();
     return { folder: options.folder, step: trainer.step, finished };
   }
@@ -205,10 +222,11 @@ class Run {
 
   private giveUp(report: StepReport): never {
     const kept = this.checkpoints.latest;
+    const left = kept ? `checkpoint ${kept} is kept` : 'there was no checkpoint yet';
     throw new Failure({
       what: `step ${report.step}`,
       why: `${SKIPS} steps in a row had a loss or gradient that is not finite`,
-      fix: `Lower optimizer.lr; ${kept ? `checkpoint ${kept} is kept` : 'there is no checkpoint yet'}`,
+      fix: `Train in another folder (-o) with a lower optimizer.lr; ${left}`,
       code: EXIT.nonFinite,
     });
   }
@@ -229,9 +247,8 @@ class Run {
   }
 
   private async preview(): Promise<void> {
-    const { backend, recipe, folder } = this.options;
     if (this.previewed === this.trainer.step) return;
-    await drawPreview({ backend, recipe, folder, trainer: this.trainer, data: this.data });
+    await drawPreview({ ...this.options, trainer: this.trainer, data: this.data });
     this.previewed = this.trainer.step;
     this.lastPreview = performance.now();
   }
