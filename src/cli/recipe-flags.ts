@@ -24,7 +24,14 @@ export const RECIPE_FLAGS = {
   'dry-run': SHARED['dry-run'],
 };
 
-type Values = FlagValues<typeof RECIPE_FLAGS>;
+/** The flag of commands that can train on pictures of the user's. */
+export const DATA_FLAG = {
+  data: manyFlag(text(undefined, 'Trains on the pictures of this folder, each with its caption in a .txt'), {
+    hint: 'DIR',
+  }),
+};
+
+type Values = FlagValues<typeof RECIPE_FLAGS> & Partial<FlagValues<typeof DATA_FLAG>>;
 
 /** The recipe of that name or file with --set, the environment and the flags applied, ready for training. */
 export function recipeFromFlags(
@@ -33,13 +40,20 @@ export function recipeFromFlags(
   env: Readonly<NodeJS.ProcessEnv>,
 ): Resolved {
   const every = values['checkpoint-every'];
-  const flags: RecipeInput = every === undefined ? {} : { train: { checkpoint_every: every } };
+  const flags: { origin: string; values: RecipeInput }[] = [];
+  if (every !== undefined) {
+    flags.push({ origin: '--checkpoint-every', values: { train: { checkpoint_every: every } } });
+  }
+  if (values.data?.length) {
+    const source = values.data.map((path) => ({ name: 'folder' as const, path }));
+    flags.push({ origin: '--data', values: { data: { source } } });
+  }
   const file = findRecipe(nameOrFile);
   const { recipe, origins } = resolveRecipe({
     file,
     env,
     sets: values.set,
-    flags: { origin: '--checkpoint-every', values: flags },
+    flags,
   });
   checkTrainable(recipe, file.name);
   return { recipe: values.steps === undefined ? recipe : withTotalSteps(recipe, values.steps), origins };

@@ -6,7 +6,7 @@ import { command } from './command.ts';
 import { DEVICE_FLAGS, openDevice } from './device.ts';
 import { flag } from './flags.ts';
 import { watchSignals } from './interrupt.ts';
-import { dryRun, RECIPE_ARGUMENT, RECIPE_FLAGS, recipeFromFlags } from './recipe-flags.ts';
+import { DATA_FLAG, dryRun, RECIPE_ARGUMENT, RECIPE_FLAGS, recipeFromFlags } from './recipe-flags.ts';
 import { stdout } from './stdout.ts';
 import { version } from './version.ts';
 
@@ -15,6 +15,7 @@ export const train = command({
   summary: 'Trains a recipe into a run folder; the same command again goes on with it',
   flags: {
     ...RECIPE_FLAGS,
+    ...DATA_FLAG,
     out: flag(text(undefined, 'Run folder (runs/ and the name of the recipe when left out)'), {
       alias: 'o',
       hint: 'RUN',
@@ -26,6 +27,7 @@ export const train = command({
     ['microdiff train emoji', 'the recipe of the shipped model, into runs/emoji'],
     ['microdiff train my.toml -o runs/try --set optimizer.lr=5e-4', 'a recipe of yours with one key changed'],
     ['microdiff train tiny --steps 100 --checkpoint-every 50', 'a short run'],
+    ['microdiff train emoji --data photos/', 'your pictures, with captions in photos/NAME.txt, in its place'],
     ['microdiff train my.toml --dry-run', 'the resolved recipe as JSON, and where each value came from'],
   ],
   async run({ args, values, log, progress }) {

@@ -1,9 +1,10 @@
-// Where pictures and captions come from: emoji of the pack and drawn shapes, both behind one interface.
+// Where pictures and captions come from: emoji of the pack, drawn shapes and folders, behind one interface.
 import { Failure } from '../io/failure.ts';
 import type { DataSource } from '../recipe/schema.ts';
 import { PADDING, ROWS_PER_WORD, rowsOf, wordsOf } from '../text/words.ts';
 import { captionForms, captionOf, formOf } from './emoji/captions.ts';
 import type { EmojiSet } from './emoji/set.ts';
+import type { FolderPictures } from './folder.ts';
 import { subsetOf } from './emoji/subset.ts';
 import { captionOfScene, drawScene, emptyScene, SCENE_COUNT, sceneAt } from './shapes.ts';
 
@@ -29,19 +30,26 @@ export interface SourceShape {
   readonly rows: number;
 }
 
+/** What sources are made of, read before; asked for when a source needs it. */
+export interface SourceFiles {
+  emoji(): EmojiSet;
+  folder(path: string): FolderPictures;
+}
+
 /**
- * The sources of a recipe, in its order. `emoji` is asked when a source needs it; `seed` draws the shapes.
- * Throws a Failure that names the key for an unknown subset or style and for a source that comes out empty.
+ * The sources of a recipe, in its order; `seed` draws the shapes. Throws a Failure that names the key for an
+ * unknown subset or style and for a source that comes out empty.
  */
 export function openSources(
   configs: readonly (Pick<DataSource, 'name'> & Partial<DataSource>)[],
-  emoji: () => EmojiSet,
+  files: SourceFiles,
   shape: SourceShape,
   seed: number,
 ): Source[] {
   return configs.map((config, i) => {
     if (config.name === 'shapes') return shapesSource(shape, seed, config.count);
-    const set = emoji();
+    if (config.name === 'folder') return folderSource(files.folder(config.path ?? ''), shape, config.count);
+    const set = files.emoji();
     return emojiSource(set, selectEmoji(set, config, `data.source.${i}`), shape);
   });
 }
@@ -69,28 +77,49 @@ export function selectEmoji(
 
 /** Emoji by their indices in the set: pictures are decoded and captions tokenized here, once. */
 export function emojiSource(set: EmojiSet, indices: readonly number[], shape: SourceShape): Source {
-  const area = shape.size * shape.size;
-  const planes = new Uint8Array(indices.length * 3 * area); // [count, 3, size, size]
-  for (const [item, index] of indices.entries()) {
-    const rgb = set.image(index, shape.size);
-    for (let c = 0; c < 3; c++) {
-      const plane = (item * 3 + c) * area;
-      for (let i = 0; i < area; i++) planes[plane + i] = rgb[i * 3 + c]!;
-    }
-  }
+  const pictures = planesOf(indices.length, shape.size, (item) => set.image(indices[item]!, shape.size));
   const pairs = indices.map((index) => set.pairs[index]!);
   const captions = pairs.map((pair) => captionForms(pair).map((text) => rowsOfText(text, shape)));
   return {
     name: 'emoji',
     count: indices.length,
-    picture(item, out, offset) {
-      const from = item * 3 * area;
-      for (let i = 0; i < 3 * area; i++) out[offset + i] = SIGNED[planes[from + i]!]!;
-    },
+    picture: pictures,
     caption: (item, captionIndex) => captionOf(pairs[item]!, captionIndex),
     tokens(item, captionIndex, out, offset) {
       writeRows(captions[item]![formOf(captionIndex)]!, shape.length, out, offset);
     },
+  };
+}
+
+/** The first `count` pictures of a folder, or all of them; each has one caption. */
+export function folderSource(folder: FolderPictures, shape: SourceShape, count = Infinity): Source {
+  const captions = folder.captions.slice(0, count);
+  const rows = captions.map((caption) => rowsOfText(caption, shape));
+  return {
+    name: 'folder',
+    count: captions.length,
+    picture: planesOf(captions.length, shape.size, (item) => folder.picture(item)),
+    caption: (item) => captions[item]!,
+    tokens(item, _captionIndex, out, offset) {
+      writeRows(rows[item]!, shape.length, out, offset);
+    },
+  };
+}
+
+/** Keeps RGB bytes [size, size, 3] as planes [count, 3, size, size]; returns what writes one in [-1, 1]. */
+function planesOf(count: number, size: number, rgbOf: (item: number) => Uint8Array): Source['picture'] {
+  const area = size * size;
+  const planes = new Uint8Array(count * 3 * area);
+  for (let item = 0; item < count; item++) {
+    const rgb = rgbOf(item);
+    for (let c = 0; c < 3; c++) {
+      const plane = (item * 3 + c) * area;
+      for (let i = 0; i < area; i++) planes[plane + i] = rgb[i * 3 + c]!;
+    }
+  }
+  return (item, out, offset) => {
+    const from = item * 3 * area;
+    for (let i = 0; i < 3 * area; i++) out[offset + i] = SIGNED[planes[from + i]!]!;
   };
 }
 

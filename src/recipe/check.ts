@@ -81,6 +81,12 @@ export function checkRecipe(recipe: Recipe, origin: Origin): void {
       );
     }
   }
+  for (const [i, { name, path }] of recipe.data.source.entries()) {
+    const key = `data.source.${i}.path`;
+    if (name === 'folder' && !path) refuse(key, 'missing', 'Name the folder of the pictures');
+    if (name !== 'folder' && path)
+      refuse(key, `${name} have no folder`, 'Say name = "folder", or leave it out');
+  }
   if (recipe.data.source.length > 0 && recipe.data.source.every((source) => source.weight === 0)) {
     refuse('data.source.0.weight', 'every source has weight 0', 'Give one of them a weight above 0');
   }

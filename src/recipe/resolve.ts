@@ -15,8 +15,8 @@ export interface RecipeSources {
   readonly env?: Readonly<Record<string, string | undefined>>;
   /** `key=value` from --set, in order. */
   readonly sets?: readonly string[];
-  /** Values from flags of their own such as --steps; the highest layer. */
-  readonly flags?: { readonly origin: string; readonly values: RecipeInput };
+  /** Values from flags of their own such as --data; the highest layers. */
+  readonly flags?: readonly { readonly origin: string; readonly values: RecipeInput }[];
 }
 
 export interface Resolved {
@@ -34,7 +34,7 @@ export function resolveRecipe(sources: RecipeSources): Resolved {
   if (sources.given) layers.push(treeLayer(sources.given.values, sources.given.origin));
   if (sources.env) layers.push(envLayer(sources.env));
   if (sources.sets) layers.push(setLayer(sources.sets));
-  if (sources.flags) layers.push(treeLayer(sources.flags.values, sources.flags.origin));
+  for (const { values, origin } of sources.flags ?? []) layers.push(treeLayer(values, origin));
   const preset = layers.findLast((layer) => layer.has('model.preset'))?.get('model.preset');
   if (preset) layers.unshift(presetLayer(preset));
 

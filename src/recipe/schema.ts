@@ -82,13 +82,17 @@ const data = {
 const source = {
   name: choice(
     'emoji',
-    ['emoji', 'shapes'],
-    'Embedded emoji, or shapes drawn on the fly with exact captions',
+    ['emoji', 'shapes', 'folder'],
+    'Embedded emoji, shapes drawn on the fly with exact captions, or pictures in a folder of yours',
+  ),
+  path: text(
+    undefined,
+    'Folder of PNG, JPEG or WebP files, each with its caption in a .txt of the same name',
   ),
   weight: real(1, { min: 0 }, 'Share of the batch, relative to the other sources'),
   subset: choice(undefined, ['subset', 'quickstart'], 'Named part of the emoji (all of them when left out)'),
   styles: texts(undefined, 'Drawing styles to use (all of them when left out)'),
-  count: int(undefined, { min: 1, unit: 'pairs' }, 'Use the first so many pairs only'),
+  count: int(undefined, { min: 1, unit: 'pictures' }, 'Use the first so many pictures only'),
 };
 
 const optimizer = {
@@ -185,8 +189,9 @@ export interface Recipe {
 
 /** A recipe as it is written: any part of it, values not yet checked. */
 export type RecipeInput = {
-  [S in keyof Recipe]?: Recipe[S] extends unknown[] ? Partial<Stage>[] : Partial<Recipe[S]>;
+  [S in keyof Recipe]?: Recipe[S] extends unknown[] ? Partial<Stage>[] : PartialTable<Recipe[S]>;
 };
+type PartialTable<T> = { [K in keyof T]?: T[K] extends DataSource[] ? Partial<DataSource>[] : T[K] };
 
 const tableRows: Readonly<Record<string, Table>> = TABLES;
 const listRows: Readonly<Record<string, Table>> = LISTS;

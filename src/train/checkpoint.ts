@@ -35,6 +35,8 @@ export interface RunState {
   /** Losses since the last line of metrics.jsonl, so that a resume changes no line. */
   readonly lossSum: number;
   readonly lossCount: number;
+  /** Hash of the pictures. */
+  readonly data: string | null;
 }
 
 const nameOf = (step: number) => `step-${String(step).padStart(8, '0')}`;
@@ -173,12 +175,12 @@ function readState(path: string): RunState {
     const why = error instanceof Error ? error.message : String(error);
     throw new Failure({ what: path, why });
   }
-  const { version = 0, step, images, seconds = 0, lossSum = 0, lossCount = 0 } = parsed;
+  const { version = 0, step, images, seconds = 0, lossSum = 0, lossCount = 0, data = null } = parsed;
   if (version > VERSION) {
     throw new Failure({ what: path, why: `was written by a newer microdiff (layout ${version})` });
   }
   if (!Number.isSafeInteger(step) || !Number.isSafeInteger(images)) {
     throw new Failure({ what: path, why: 'does not say how many steps and images are done' });
   }
-  return { step: step!, images: images!, seconds, lossSum, lossCount };
+  return { step: step!, images: images!, seconds, lossSum, lossCount, data };
 }

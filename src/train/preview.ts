@@ -28,6 +28,9 @@ export function previewPrompts(recipe: Recipe, data: RecipeData): readonly strin
   return Array.from({ length: COUNT }, (_, i) => data.batches.captionAt(i));
 }
 
+/** The drawing of sheets, with the library that it needs. */
+export const loadDrawing = () => withCanvas(() => import('../io/figure/sheet.ts'));
+
 export function previewPath(folder: string, step: number): string {
   return join(folder, 'previews', `step-${String(step).padStart(8, '0')}.png`);
 }
@@ -43,7 +46,7 @@ export async function drawPreview(options: PreviewOptions): Promise<void> {
   const pictures = await sampleImages(backend, model, requests, { batchSize: 8, interrupt });
   if (pictures.length < requests.length) return;
   const images = pictures.flatMap(({ pixels }, i) => (pixels ? [{ pixels, caption: prompts[i]! }] : []));
-  const { drawSheet } = await withCanvas(() => import('../io/figure/sheet.ts'));
+  const { drawSheet } = await loadDrawing();
   makeFolder(join(folder, 'previews'));
   if (images.length === 0) return;
   const sheet = drawSheet(images, { title: `step ${trainer.step}` });

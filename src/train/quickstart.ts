@@ -9,7 +9,7 @@ import { findModel } from '../sample/find-model.ts';
 import { loadModel } from '../sample/model-file.ts';
 import { declareNetwork } from '../sample/network.ts';
 import { sampleImages } from '../sample/sampler.ts';
-import { previewPrompts } from './preview.ts';
+import { loadDrawing, previewPrompts } from './preview.ts';
 import { recipeOfRun, type RunOptions, trainRun } from './run.ts';
 import { openData } from './source.ts';
 import { Trainer } from './trainer.ts';
@@ -59,7 +59,7 @@ const TIMED = { steps: 40, seconds: 2 };
 /** Seconds of a step of each stage on this machine: the median of some. What they learnt is thrown away. */
 async function stepSeconds({ recipe, backend, interrupt, progress }: QuickstartOptions): Promise<number[]> {
   const network = declareNetwork(recipe.model, recipe.text);
-  const trainer = new Trainer(backend, network, recipe, (await openData(recipe)).batches);
+  const trainer = new Trainer(backend, network, recipe, (await openData(recipe, () => {})).batches);
   try {
     trainer.initialise();
     const seconds: number[] = [];
@@ -72,7 +72,7 @@ async function stepSeconds({ recipe, backend, interrupt, progress }: QuickstartO
         trainer.runStep();
         times.push((performance.now() - before) / 1000);
         if (times.length > 1) spent += times.at(-1)!;
-        progress.update({ unit: 'stage', done: i, total: recipe.stage.length, note: 'timing this machine' });
+        progress.update({ unit: 'stage', done: i + 1, note: 'timing this machine' });
         await new Promise((resolve) => setImmediate(resolve));
       }
       const sorted = times.slice(1).sort((a, b) => a - b);
@@ -86,11 +86,11 @@ async function stepSeconds({ recipe, backend, interrupt, progress }: QuickstartO
 }
 
 /** Samples the prompts of the recipe's previews with the newest weights onto RUN/samples.png. */
-async function drawSamples({ recipe, folder, backend, progress }: QuickstartOptions): Promise<string> {
+async function drawSamples({ recipe, folder, backend, log, progress }: QuickstartOptions): Promise<string> {
   const { path } = findModel(folder);
   using file = Safetensors.open(path);
   const model = loadModel(backend, file, folder);
-  const prompts = previewPrompts(recipe, await openData(recipe));
+  const prompts = previewPrompts(recipe, await openData(recipe, (text) => log.warn(text)));
   const { steps, cfg_scale } = recipe.sample;
   const requests = prompts.map((prompt, i) => ({ prompt, negative_prompt: '', seed: i, steps, cfg_scale }));
   const total = requests.length;
@@ -101,7 +101,7 @@ async function drawSamples({ recipe, folder, backend, progress }: QuickstartOpti
   progress.clear();
   const images = pictures.flatMap(({ pixels }, i) => (pixels ? [{ pixels, caption: prompts[i]! }] : []));
   if (images.length === 0) throw new Failure({ what: path, why: 'makes no finite picture', code: 4 });
-  const { drawSheet } = await import('../io/figure/sheet.ts');
+  const { drawSheet } = await loadDrawing();
   const sheet = join(folder, 'samples.png');
   const subtitle = `after ${model.step} steps of ${recipe.train.batch_size} images`;
   writeWholeFile(sheet, drawSheet(images, { title: 'microdiff quickstart', subtitle, columns: 6 }));

@@ -11,7 +11,7 @@ import { recipeToml, resolveRecipe } from '../recipe/resolve.ts';
 import type { Recipe } from '../recipe/schema.ts';
 import { declareNetwork } from '../sample/network.ts';
 import { Checkpoints, type RunState } from './checkpoint.ts';
-import { drawPreview, previewPath } from './preview.ts';
+import { drawPreview, loadDrawing, previewPath } from './preview.ts';
 import { openData, type RecipeData } from './source.ts';
 import { type StepReport, Trainer } from './trainer.ts';
 
@@ -25,7 +25,7 @@ export interface Watch {
 export interface ProgressState {
   readonly unit: string;
   readonly done: number;
-  readonly total: number;
+  readonly total?: number;
   readonly rate?: number;
   readonly loss?: number;
   readonly note?: string;
@@ -53,16 +53,18 @@ export async function trainRun(options: RunOptions): Promise<RunResult> {
   const { recipe, folder, backend, log } = options;
   makeFolder(folder);
   cleanLeftovers(folder);
+  await loadDrawing(); // what keeps it from being loaded is told now, not at the first preview
   settleRecipe(folder, recipe);
-  const data = await openData(recipe);
+  const data = await openData(recipe, (text) => log.warn(text));
   const network = declareNetwork(recipe.model, recipe.text);
   const trainer = new Trainer(backend, network, recipe, data.batches);
   const checkpoints = new Checkpoints(folder);
   checkpoints.open();
   const { latest } = checkpoints;
-  let state: RunState = { step: 0, images: 0, seconds: 0, lossSum: 0, lossCount: 0 };
+  let state: RunState = { step: 0, images: 0, seconds: 0, lossSum: 0, lossCount: 0, data: data.hash };
   if (latest) {
     state = checkpoints.load(backend, trainer, latest);
+    if (state.data !== data.hash) log.warn(`the pictures are not those that ${latest} was trained on`);
     const total = trainer.totalSteps;
     if (state.step >= total) log.info(`${folder} is finished: ${state.step} of ${total} steps are done`);
     else log.info(`goes on from step ${state.step} of ${total} in ${folder}`);
@@ -238,8 +240,10 @@ class Run {
   private save(): void {
     const { backend, recipe, version } = this.options;
     const { step, images } = this.trainer;
-    const state = { step, images, seconds: this.seconds(), lossSum: this.lossSum, lossCount: this.lossCount };
-    const from = { recipe, version, data: this.data.emoji?.hash ?? null };
+    const { hash: data } = this.data;
+    const { lossSum, lossCount } = this;
+    const state = { step, images, seconds: this.seconds(), lossSum, lossCount, data };
+    const from = { recipe, version, data };
     this.metrics.sync();
     this.checkpoints.save(backend, this.trainer, state, from, recipe.train.keep_last);
     this.saved = step;
@@ -248,7 +252,12 @@ class Run {
 
   private async preview(): Promise<void> {
     if (this.previewed === this.trainer.step) return;
-    await drawPreview({ ...this.options, trainer: this.trainer, data: this.data });
+    try {
+      await drawPreview({ ...this.options, trainer: this.trainer, data: this.data });
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error;
+      this.options.log.warn(`no preview: ${error.message}`); // training is worth more
+    }
     this.previewed = this.trainer.step;
     this.lastPreview = performance.now();
   }

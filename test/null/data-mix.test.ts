@@ -144,8 +144,11 @@ describe('batches', () => {
     { name: 'emoji', weight: 1 },
     { name: 'shapes', weight: 0.5 },
   ] as const;
+  const noFolder = () => {
+    throw new Error('no source is a folder');
+  };
   const batches = new Batches(
-    openSources([...configs], () => set, shape, 2),
+    openSources([...configs], { emoji: () => set, folder: noFolder }, shape, 2),
     [1, 0.5],
     shape,
     2,

@@ -36,7 +36,7 @@ describe('precedence', () => {
     expect(resolve({ ...file(text), env }).model.depth).toBe(6);
     expect(resolve({ ...file(text), env }).diffusion.P_mean).toBe(-1);
     expect(resolve({ ...file(text), env, sets: ['model.depth=8'] }).model.depth).toBe(8);
-    const flags = { origin: '--depth', values: { model: { depth: 10 } } };
+    const flags = [{ origin: '--depth', values: { model: { depth: 10 } } }];
     expect(resolve({ ...file(text), env, sets: ['model.depth=8'], flags }).model.depth).toBe(10);
   });
 
@@ -53,7 +53,7 @@ describe('precedence', () => {
       [5, 0],
       [3, 0],
     ]);
-    const flags = { origin: '--steps', values: { stage: [{ steps: 1 }] } };
+    const flags = [{ origin: '--steps', values: { stage: [{ steps: 1 }] } }];
     expect(resolve({ ...file(stages), flags }).stage.length).toBe(1);
     expect(failure({ ...file(stages), sets: ['stage.3.steps=7'] })).toContain('stage has 2 entries');
     expect(resolve({ ...file(stages), env: { MICRODIFF_STAGE_1_STEPS: '9' } }).stage[1]!.steps).toBe(9);
