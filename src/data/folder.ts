@@ -1,4 +1,5 @@
-// Pictures and captions from a folder of the user's: PNG, JPEG and WebP files, each with its caption in a .txt
+// Pictures and captions from a folder of the user's: PNG, JPEG and WebP files, each with its caption in a
+// .txt
 // of the same name. All are read at the start and kept as small RGB bytes.
 import { readdirSync, readFileSync } from 'node:fs';
 import { extname, join } from 'node:path';
@@ -17,8 +18,10 @@ export interface FolderPictures {
 const ENDINGS = ['.png', '.jpg', '.jpeg', '.webp'];
 
 /**
- * Reads a folder in the order of the names. Each picture is laid on white, cut to its middle square and reduced
- * to size x size by the mean of the area that each pixel covers. Pictures without a caption, or that cannot be
+ * Reads a folder in the order of the names. Each picture is laid on white, cut to its middle square and
+ * reduced
+ * to size x size by the mean of the area that each pixel covers. Pictures without a caption, or that cannot
+ * be
  * decoded, are left out and named to `warn`; a Failure when none is left.
  */
 export async function readFolder(

@@ -49,7 +49,10 @@ export class Checkpoints {
     this.folder = join(run, 'checkpoints');
   }
 
-  /** Name of the checkpoint to go on from: that in RUN/latest, else (killed before it was written) the newest. */
+  /**
+   * Name of the checkpoint to go on from: that in RUN/latest, else (killed before it was written) the
+   * newest.
+   */
   get latest(): string | undefined {
     return readLatest(this.run) ?? this.names().at(-1);
   }
@@ -99,7 +102,10 @@ export class Checkpoints {
     this.prune(keep, name);
   }
 
-  /** Loads a checkpoint into the trainer. Throws a Failure that names the file where one is damaged or newer. */
+  /**
+   * Loads a checkpoint into the trainer. Throws a Failure that names the file where one is damaged or
+   * newer.
+   */
   load(backend: Backend, trainer: Trainer, name: string): RunState {
     try {
       return this.read(backend, trainer, name);

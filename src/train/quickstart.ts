@@ -4,7 +4,7 @@ import { writeWholeFile } from '../io/atomic.ts';
 import { Failure } from '../io/failure.ts';
 import { Safetensors } from '../io/safetensors.ts';
 import type { Recipe } from '../recipe/schema.ts';
-import { totalSteps, withTotalSteps } from '../recipe/stages.ts';
+import { recipeOfStage, totalSteps, withTotalSteps } from '../recipe/stages.ts';
 import { findModel } from '../sample/find-model.ts';
 import { loadModel } from '../sample/model-file.ts';
 import { declareNetwork } from '../sample/network.ts';
@@ -20,7 +20,8 @@ export interface QuickstartOptions extends RunOptions {
 }
 
 /**
- * Trains, or goes on with a run that was stopped, then draws RUN/samples.png. Returns its path, or null when a
+ * Trains, or goes on with a run that was stopped, then draws RUN/samples.png. Returns its path, or null
+ * when a
  * stop was asked for before the run was done.
  */
 export async function quickstartRun(options: QuickstartOptions): Promise<string | null> {
@@ -47,7 +48,8 @@ async function withLength(options: QuickstartOptions): Promise<Recipe> {
   const mean = recipe.stage.reduce((sum, row, i) => sum + (row.steps / before) * seconds[i]!, 0);
   const total = Math.max(recipe.stage.length, Math.floor((60 * minutes) / mean));
   const speeds = recipe.stage.map((row, i) => {
-    return `${((row.batch_size ?? recipe.train.batch_size) / seconds[i]!).toFixed(0)} images/s ${row.name ?? ''}`;
+    const images = recipeOfStage(recipe, row).train.batch_size;
+    return `${(images / seconds[i]!).toFixed(0)} images/s ${row.name ?? ''}`;
   });
   log.info(`this machine trains ${speeds.join(', ')}: ${total} steps in ${minutes} minutes`);
   return withTotalSteps(recipe, total);

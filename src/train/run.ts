@@ -140,7 +140,6 @@ class Run {
   /** Images seen before the step that is being counted. */
   private seen: number;
   private skips = 0;
-  private seen: number;
   private saved: number;
   private previewed = -1;
   private lastSave = performance.now();
@@ -159,7 +158,6 @@ class Run {
     this.lossCount = begun.lossCount;
     this.seen = begun.images;
     this.saved = begun.step;
-    this.seen = begun.images;
   }
 
   async loop(): Promise<RunResult> {

@@ -13,7 +13,8 @@ export interface RecipeData {
 }
 
 /**
- * Opens the sources of a recipe and mixes them by weight, in the order of data.seed. `warn` is told which files
+ * Opens the sources of a recipe and mixes them by weight, in the order of data.seed. `warn` is told which
+ * files
  * of a folder are left out.
  */
 export async function openData(recipe: Recipe, warn: (text: string) => void): Promise<RecipeData> {

@@ -189,7 +189,8 @@ describe('what does not fit', () => {
       expect([code, out]).toEqual([1, '']);
       expect(err).toMatch(
         new RegExp(
-          `^error: ${run}/checkpoints/step-00000005: this checkpoint cannot be used \\(.*${file}.safetensors: .*\\).` +
+          `^error: ${run}/checkpoints/step-00000005: ` +
+            `this checkpoint cannot be used \\(.*${file}.safetensors: .*\\).` +
             ` To go on from the one before: echo step-00000004 > ${run}/latest\n$`,
         ),
       );
