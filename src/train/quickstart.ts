@@ -20,9 +20,8 @@ export interface QuickstartOptions extends RunOptions {
 }
 
 /**
- * Trains, or goes on with a run that was stopped, then draws RUN/samples.png. Returns its path, or null
- * when a
- * stop was asked for before the run was done.
+ * Trains, or goes on with a run that was stopped, then draws RUN/samples.png. Returns its path, or null when
+ * a stop was asked for before the run was done.
  */
 export async function quickstartRun(options: QuickstartOptions): Promise<string | null> {
   const recipe = await withLength(options);
