@@ -9,6 +9,7 @@ import { osCode, osFailure } from '../io/oserror.ts';
 import { readInterval } from '../recipe/field.ts';
 import { recipeToml, resolveRecipe } from '../recipe/resolve.ts';
 import type { Recipe } from '../recipe/schema.ts';
+import { saveModel } from '../sample/model-file.ts';
 import { declareNetwork } from '../sample/network.ts';
 import { Checkpoints, type RunState } from './checkpoint.ts';
 import { drawPreview, loadDrawing, previewPath } from './preview.ts';
@@ -83,8 +84,7 @@ export async function trainRun(options: RunOptions): Promise<RunResult> {
 
 /**
  * Writes the resolved recipe into a new run; in an old one only keys that change no past number may differ.
- * That
- * includes the lengths of stages, so that a run can be made longer or shorter.
+ * That includes the lengths of stages, so that a run can be made longer or shorter.
  */
 function settleRecipe(folder: string, recipe: Recipe): void {
   const old = recipeOfRun(folder);
@@ -178,6 +178,7 @@ class Run {
     }
     if (this.saved !== trainer.step) this.save();
     const finished = trainer.step >= total;
+    if (finished) this.publish();
     if (finished && !existsSync(previewPath(options.folder, total))) await this.preview();
     progress.clear();
     return { folder: options.folder, step: trainer.step, finished };
@@ -246,6 +247,17 @@ class Run {
     this.checkpoints.save(backend, this.trainer, state, from, recipe.train.keep_last);
     this.saved = step;
     this.lastSave = performance.now();
+  }
+
+  /** RUN/model.safetensors: what a finished run is for, in bfloat16, averaged where the recipe averages. */
+  private publish(): void {
+    const { backend, recipe, version, folder } = this.options;
+    const path = join(folder, 'model.safetensors');
+    if (existsSync(path) && this.begun.step === this.trainer.step) return;
+    const { parameters } = this.trainer.network;
+    const { weight, ema } = this.trainer.buffers;
+    const saved = { backend, parameters, weights: ema ?? weight, frozen: weight, dtype: 'BF16' as const };
+    saveModel(path, saved, { recipe, version, step: this.trainer.step, data: this.data.hash });
   }
 
   private async preview(): Promise<void> {
