@@ -37,7 +37,10 @@ V3 := $(patsubst cuda/%.cu,$(NATIVE_OBJECTS)/%.v3.o,$(NATIVE_KERNELS))
 V4 := $(patsubst cuda/%.cu,$(NATIVE_OBJECTS)/%.v4.o,$(NATIVE_KERNELS))
 F64 := $(patsubst cuda/%.cu,$(NATIVE_OBJECTS)/%.f64.o,$(NATIVE_KERNELS))
 PLAIN := $(patsubst cuda/%.cpp,$(NATIVE_OBJECTS)/%.o,$(NATIVE_SOURCES))
-PLAIN_F64 := $(patsubst cuda/%.cpp,$(NATIVE_OBJECTS)/%.plain64.o,$(NATIVE_SOURCES))
+PLAIN_F64 := $(patsubst cuda/%.cpp,$(NATIVE_OBJECTS)/%.plain64.o,$(filter-out cuda/packed_%,$(NATIVE_SOURCES)))
+
+$(NATIVE_OBJECTS)/packed_v3.o: CXX_ISA := $(ISA_v3) -ffp-contract=off
+$(NATIVE_OBJECTS)/packed_v4.o: CXX_ISA := $(ISA_v4) -ffp-contract=off
 
 .PHONY: native
 native: build/libmicrodiff.so build/libmicrodiff_f64.so
@@ -59,7 +62,7 @@ $(NATIVE_OBJECTS)/%.f64.o: cuda/%.cu cuda/build.mk | $(NATIVE_OBJECTS)
 
 $(NATIVE_OBJECTS)/%.o: cuda/%.cpp cuda/build.mk | $(NATIVE_OBJECTS)
 	@echo "c++ $@"
-	$(CXX) $(CXX_ALL) -DMD_WITH_V4 -I$(OPENBLAS_INCLUDE) -MMD -MP -MT $@ -MF $@.d -c $< -o $@
+	$(CXX) $(CXX_ALL) $(CXX_ISA) -DMD_WITH_V4 -I$(OPENBLAS_INCLUDE) -MMD -MP -MT $@ -MF $@.d -c $< -o $@
 
 $(NATIVE_OBJECTS)/%.plain64.o: cuda/%.cpp cuda/build.mk | $(NATIVE_OBJECTS)
 	@echo "c++ $@"

@@ -1,136 +1,147 @@
-// Kernel "gemm": row-major C[M,N] = op(A) op(B) (+ C) (+ bias[N]), in a strided batch, cut into tiles of C
-// that the pool hands to its threads; each tile is one call of OpenBLAS's serial sgemm (dgemm in the double
-// build).
-#include "native.h"
+// Kernel "gemm": how a product is shared out over the pool. The work itself is in packed.h; what an element
+// comes out as does not depend on anything decided here, so tiles may follow the number of threads.
+//
+// Many rows: op(B) is packed once, by all threads, into a buffer that stays; then tiles of rows are computed
+// from it. Few rows: tiles of columns, each packing its own part of op(B) just before its use.
+#include "gemm.h"
 
-#include <cblas.h>
-#include <stdlib.h>
-
-extern "C" void gotoblas_dynamic_init();
-extern "C" void gotoblas_dynamic_quit();
+#ifndef REAL_IS_DOUBLE
 
 namespace {
 
-struct Gemm {
-  const act *A, *B;
-  act *C;
-  const act *bias;
-  // op(A) is [M,K]: A[M,K] with rows lda apart, or A[K,M] if transA; op(B) is [K,N]: B[K,N], or B[N,K] if
-  // transB.
-  long M, N, K, lda, ldb, ldc, transA, transB;
-  // Elements from one product of the batch to the next.
-  long batch, strideA, strideB, strideC, strideBias;
-  // accumulate: C is added to, else it is overwritten. image_rows: rows of one image, 0 where tiles are free.
-  long accumulate, image_rows;
+// Below this many operations waking the others costs more than they save (bench/SPEED.md).
+constexpr double alone_below = 2e6;
+constexpr long few_rows = 128;
+// Packed floats of op(B) at a time; more only if a single cut of depth takes more.
+constexpr long packed_floats = 2 << 20;
+
+// What the pool's blocks are made of; its address is the slots of the commands below.
+struct Job {
+  const Gemm *gemm;
+  const GemmKernels *kernels;
+  float *packed;            // or null: tiles pack for themselves
+  long product, products;   // first of them, number
+  long depth, depth_end;    // whole cuts
+  long down, across;        // tiles of one product
+  long panels, cuts;        // of one product
 };
 
-struct Tiles {
-  long span, images;         // rows of one image, number of images: tiles lie within one
-  long rows, columns;        // of one tile
-  long down, across, count;  // tiles of one image; of everything
-};
+float *packed = nullptr;
+long packed_size = 0;
 
-// OpenBLAS's kernels take 12 or 4 rows of ours at a time.
-constexpr long whole_rows = 12;
-
-long ceil_div(long a, long b) { return (a + b - 1) / b; }
-
-// The grid is a rule of the shape alone, so that results do not depend on the number of threads. Wide tiles
-// of many rows keep OpenBLAS near its best (it packs op(B) anew for each tile); an even number of them
-// keeps two cores busy (bench/SPEED.md). With image_rows every image gets the same tiles, whichever it is
-// and however many there are, so its rows come out of the very same calls.
-Tiles tiles_of(const Gemm &g) {
-  long span = g.image_rows > 0 && g.image_rows < g.M ? g.image_rows : g.M;
-  long images = ceil_div(g.M, span);
-  long known = g.image_rows > 0 ? 1 : g.batch;
-  long down = 1, across = 1;
-  while (span / (2 * down) >= 256 && down * known < 4) down *= 2;
-  while (g.N / (2 * across) >= 256 && down * across * known < 4) across *= 2;
-  Tiles t;
-  t.span = span;
-  t.rows = down == 1 ? span : ceil_div(ceil_div(span, down), whole_rows) * whole_rows;
-  t.columns = across == 1 ? g.N : ceil_div(ceil_div(g.N, across), 16) * 16;
-  t.down = ceil_div(span, t.rows);
-  t.across = ceil_div(g.N, t.columns);
-  t.count = images * t.down * t.across * g.batch;
-  t.images = images;
-  return t;
+float *packed_buffer(long floats) {
+  if (floats <= packed_size) return packed;
+  md_free(packed, 4 * packed_size);
+  packed = static_cast<float *>(md_alloc(4 * floats));
+  packed_size = packed ? floats : 0;
+  return packed;
 }
 
-void multiply(const Gemm &g, const act *A, const act *B, act *C, long rows, long columns, real beta) {
-  CBLAS_TRANSPOSE a = g.transA ? CblasTrans : CblasNoTrans, b = g.transB ? CblasTrans : CblasNoTrans;
-  blasint m = blasint(rows), n = blasint(columns), k = blasint(g.K);
-  blasint lda = blasint(g.lda), ldb = blasint(g.ldb), ldc = blasint(g.ldc);
-#ifdef REAL_IS_DOUBLE
-  cblas_dgemm(CblasRowMajor, a, b, m, n, k, 1.0, A, lda, B, ldb, beta, C, ldc);
-#else
-  cblas_sgemm(CblasRowMajor, a, b, m, n, k, 1.0f, A, lda, B, ldb, beta, C, ldc);
-#endif
+// Packed floats of one product.
+long product_floats(const Job &job) {
+  return (job.depth_end - job.depth) * job.panels * job.kernels->columns;
 }
 
-void run(const void *slots, long first, long last, char *) {
-  const Gemm &g = *static_cast<const Gemm *>(slots);
-  const Tiles t = tiles_of(g);
-  for (long tile = first; tile < last; ++tile) {
-    long across = tile % t.across, rest = tile / t.across;
-    long down = rest % t.down, image = rest / t.down % t.images, product = rest / t.down / t.images;
-    long begin = image * t.span, row = begin + down * t.rows, column = across * t.columns;
-    long end = begin + t.span < g.M ? begin + t.span : g.M;
-    long rows = end - row < t.rows ? end - row : t.rows;
-    if (rows <= 0) continue;
-    long columns = g.N - column < t.columns ? g.N - column : t.columns;
-    const act *A = g.A + product * g.strideA + (g.transA ? row : row * g.lda);
-    const act *B = g.B + product * g.strideB + (g.transB ? column * g.ldb : column);
-    act *C = g.C + product * g.strideC + row * g.ldc + column;
-    if (g.bias) {
-      // The bias is what the product is added to, so that it costs no pass of its own over C.
-      const act *bias = g.bias + product * g.strideBias + column;
-      for (long i = 0; i < rows; ++i) {
-        act *c = C + i * g.ldc;
-        if (g.accumulate)
-          for (long j = 0; j < columns; ++j) c[j] += bias[j];
-        else
-          for (long j = 0; j < columns; ++j) c[j] = bias[j];
-      }
-    }
-    multiply(g, A, B, C, rows, columns, g.accumulate || g.bias ? real(1) : real(0));
+// One block: one panel of one cut.
+void pack(const void *slots, long first, long last, char *) {
+  const Job &job = *static_cast<const Job *>(slots);
+  const Gemm &g = *job.gemm;
+  const long width = job.kernels->columns, cut = cut_of(g.K);
+  for (long block = first; block < last; ++block) {
+    const long panel = block % job.panels, rest = block / job.panels;
+    const long product = rest / job.cuts, at = rest % job.cuts * cut;
+    const long depth = job.depth + at, count = job.depth_end - depth < cut ? job.depth_end - depth : cut;
+    float *to = job.packed + product * product_floats(job) + (at * job.panels + panel * count) * width;
+    job.kernels->pack_panel(g, job.product + product, panel * width, depth, count, to);
   }
 }
 
-// The yardstick of the benches: block b is one plain OpenBLAS product C_b = A_b B_b of n x n matrices, on one
-// thread.
-struct Yardstick {
-  const act *A, *B;
-  act *C;
-  long n;
-};
-
-void run_yardstick(const void *slots, long first, long last, char *) {
-  const Yardstick &y = *static_cast<const Yardstick *>(slots);
-  Gemm g = {};
-  g.K = g.lda = g.ldb = g.ldc = y.n;
-  for (long b = first; b < last; ++b) {
-    long at = b * y.n * y.n;
-    multiply(g, y.A + at, y.B + at, y.C + at, y.n, y.n, real(0));
+// One block: one tile of C.
+void compute(const void *slots, long first, long last, char *scratch) {
+  const Job &job = *static_cast<const Job *>(slots);
+  const Gemm &g = *job.gemm;
+  const long width = job.kernels->columns;
+  for (long block = first; block < last; ++block) {
+    const long down = block % job.down, rest = block / job.down;
+    const long across = rest % job.across, product = rest / job.across;
+    GemmTile tile;
+    tile.product = job.product + product;
+    tile.row = down * g.M / job.down;
+    tile.row_end = (down + 1) * g.M / job.down;
+    tile.column = across * job.panels / job.across * width;
+    tile.column_end = (across + 1) * job.panels / job.across * width;
+    if (tile.column_end > g.N) tile.column_end = g.N;
+    tile.depth = job.depth;
+    tile.depth_end = job.depth_end;
+    const float *panels = job.packed ? job.packed + product * product_floats(job) : nullptr;
+    job.kernels->compute(g, tile, panels, reinterpret_cast<float *>(scratch));
   }
+}
+
+const md_entry pack_entry = {"gemm_pack", pack, 0}, compute_entry = {"gemm_compute", compute, 0};
+
+// Tiles of about `each` out of `whole`, their number (of `times` products) a multiple of the threads where
+// that is little.
+long tiles(long whole, long each, long times, long threads) {
+  long count = ceil_div(whole, each);
+  while (count < whole && count * times < 16 * threads && count * times % threads) ++count;
+  return count;
+}
+
+bool scratch_for(long rows, const GemmKernels &kernels, long cut) {
+  const long floats = (rounded_up(rows, kernels.rows) + kernels.rows + kernels.columns) * cut;
+  return pool_scratch(uint64_t(4 * floats + 64));
 }
 
 }  // namespace
 
-const md_entry yardstick_entry = {"blas_square", run_yardstick, long(sizeof(Yardstick) / 8)};
-const md_entry gemm_entry = {"gemm", run, long(sizeof(Gemm) / 8)};
+bool gemm_run(const void *slots) {
+  const Gemm &g = *static_cast<const Gemm *>(slots);
+  if (g.M <= 0 || g.N <= 0 || g.batch <= 0) return true;
+  const GemmKernels &kernels = md_isa() == 4 ? gemm_v4 : gemm_v3;
+  const bool alone = 2.0 * double(g.M) * double(g.N) * double(g.K) * double(g.batch) < alone_below;
+  const long threads = alone ? 1 : pool_threads(), cut = cut_of(g.K);
+  Job job = {};
+  job.gemm = &g;
+  job.kernels = &kernels;
+  job.panels = ceil_div(g.N, kernels.columns);
+  job.depth_end = g.K;
+  if (g.M <= few_rows) {
+    job.down = 1;
+    job.across = tiles(job.panels, ceil_div(256, kernels.columns), g.batch, threads);
+    while (job.across < job.panels && job.across * g.batch < 4 * threads) ++job.across;
+    job.products = g.batch;
+    if (!scratch_for(g.M, kernels, cut)) return false;
+    pool_run(&compute_entry, &job, job.across * job.products, alone);
+    return true;
+  }
 
-md_grid gemm_grid(const void *slots, int) { return {tiles_of(*static_cast<const Gemm *>(slots)).count, 0}; }
-
-// OpenBLAS chooses its kernels when it is loaded. Its own choice is not the fastest where it takes AVX-512
-// for granted: Zen 4 halves 512-bit instructions and does better with the AVX2 kernels, and its Cooperlake
-// set is behind SkylakeX in single precision (bench/SPEED.md). OPENBLAS_CORETYPE, if set, is left to
-// decide.
-void gemm_init() {
-  if (getenv("OPENBLAS_CORETYPE") || !__builtin_cpu_supports("avx512f")) return;
-  const char *core = __builtin_cpu_is("amdfam19h") ? "Haswell" : "SkylakeX";
-  gotoblas_dynamic_quit();
-  setenv("OPENBLAS_CORETYPE", core, 1);
-  gotoblas_dynamic_init();
-  unsetenv("OPENBLAS_CORETYPE");
+  const long one_cut = (g.K < cut ? g.K : cut) * job.panels * kernels.columns;
+  const long all_cuts = g.K * job.panels * kernels.columns;
+  const long most = packed_floats > one_cut ? packed_floats : one_cut;
+  const long products = all_cuts <= most ? (all_cuts > 0 ? most / all_cuts : g.batch) : 1;
+  const long depths = all_cuts <= most ? (g.K > 0 ? g.K : 1) : most / one_cut * cut;
+  const long together = products < g.batch ? products : g.batch;
+  job.packed = packed_buffer((g.K < depths ? g.K : depths) * job.panels * kernels.columns * together + 16 * 1024);
+  job.down = tiles(g.M, 4 * 12, together, threads);
+  job.across = 1;
+  while (job.across < job.panels && job.across * job.down * together < 4 * threads) ++job.across;
+  if (!job.packed || !scratch_for(ceil_div(g.M, job.down), kernels, cut)) return false;
+  for (job.product = 0; job.product < g.batch; job.product += products) {
+    job.products = g.batch - job.product < products ? g.batch - job.product : products;
+    job.depth = 0;
+    do {
+      job.depth_end = job.depth + depths < g.K ? job.depth + depths : g.K;
+      job.cuts = ceil_div(job.depth_end - job.depth, cut);
+      pool_run(&pack_entry, &job, job.products * job.cuts * job.panels, alone);
+      pool_run(&compute_entry, &job, job.products * job.down * job.across, alone);
+      job.depth = job.depth_end;
+    } while (job.depth < g.K);
+  }
+  return true;
 }
+
+// The pool's own blocks are made above; replay calls gemm_run.
+const md_entry gemm_entry = {"gemm", nullptr, long(sizeof(Gemm) / 8)};
+
+#endif

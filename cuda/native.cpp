@@ -114,7 +114,7 @@ int md_init(int threads) {
 #else
   isa = 3;
 #endif
-  gemm_init();
+  blas_init();
   int failed = pool_start(wanted);
   if (failed) {
     set_error("%d threads could not be started: %s", wanted, strerror(failed));

@@ -20,11 +20,6 @@ struct alignas(32) md_entry {
   long slots;
 };
 
-// A kernel that chooses its own number of blocks and scratch bytes, whatever the command says (gemm).
-struct md_grid {
-  long blocks, scratch_bytes;
-};
-
 // One command of a plan: this header, then `slots` 8-byte slots.
 struct md_command {
   uint32_t kernel, slots;
@@ -32,9 +27,10 @@ struct md_command {
 };
 
 extern const md_entry gemm_entry, yardstick_entry;
-md_grid gemm_grid(const void *slots, int threads);
+// Runs a whole command of kernel "gemm", whatever number of blocks it names; false when memory is short.
+bool gemm_run(const void *slots);
 // Readies the BLAS library; called once, before its first use.
-void gemm_init();
+void blas_init();
 
 // Finds kernels by index; 0 is gemm, 1 the yardstick, then those of .cu files. Null when there is none.
 const md_entry *kernel_at(long index);
@@ -47,8 +43,9 @@ int pool_threads();
 // Gives every thread at least `bytes` of 64-byte aligned scratch; false when memory is short.
 bool pool_scratch(uint64_t bytes);
 // Runs blocks [0, blocks) on all threads and returns when all are done. Which thread runs a block is left to
-// chance; what a block computes is not, so results do not depend on the number of threads.
-void pool_run(const md_entry *entry, const void *slots, long blocks);
+// chance; what a block computes is not, so results do not depend on the number of threads. alone: the calling
+// thread runs them all.
+void pool_run(const md_entry *entry, const void *slots, long blocks, bool alone);
 
 // Keeps what went wrong last for md_error.
 void set_error(const char *format, ...) __attribute__((format(printf, 1, 2)));

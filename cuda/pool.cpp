@@ -159,9 +159,9 @@ bool pool_scratch(uint64_t bytes) {
   return true;
 }
 
-void pool_run(const md_entry *entry, const void *slots, long blocks) {
+void pool_run(const md_entry *entry, const void *slots, long blocks, bool alone) {
   if (blocks <= 0) return;
-  if (threads == 1 || blocks == 1) return entry->run(slots, 0, blocks, scratch[0]);
+  if (alone || threads == 1 || blocks == 1) return entry->run(slots, 0, blocks, scratch[0]);
   long chunk = blocks / (threads * chunks_per_thread);
   if (chunk < 1) chunk = 1;
   long chunks = (blocks + chunk - 1) / chunk;

@@ -41,14 +41,13 @@ int replay(const void *commands, long bytes, double *ns) {
       set_error("command %ld: %s is cut off %ld bytes early", index, entry->name, long(at - end));
       return MD_BAD_COMMAND;
     }
-    md_grid grid = {long(command->blocks), long(command->scratch_bytes)};
+    const bool product = entry == &gemm_entry;
     double begin = ns ? now_ns() : 0;
-    if (entry == &gemm_entry) grid = gemm_grid(slots, pool_threads());
-    if (grid.scratch_bytes > 0 && !pool_scratch(uint64_t(grid.scratch_bytes))) {
-      set_error("command %ld: no memory for %ld bytes of scratch a thread", index, grid.scratch_bytes);
+    if (product ? !gemm_run(slots) : !pool_scratch(command->scratch_bytes)) {
+      set_error("command %ld: no memory for the scratch of %s", index, entry->name);
       return MD_NO_MEMORY;
     }
-    pool_run(entry, slots, grid.blocks);
+    if (!product) pool_run(entry, slots, long(command->blocks), false);
     if (ns) ns[index] = now_ns() - begin;
   }
   return MD_OK;
