@@ -14,6 +14,7 @@ constexpr double alone_below = 2e6;
 constexpr long few_rows = 128;
 // Packed floats of op(B) at a time; more only if a single cut of depth takes more.
 constexpr long packed_floats = 2 << 20;
+constexpr long panels_together = 4;
 
 // What the pool's blocks are made of; its address is the slots of the commands below.
 struct Job {
@@ -23,7 +24,7 @@ struct Job {
   long product, products;   // first of them, number
   long depth, depth_end;    // whole cuts
   long down, across;        // tiles of one product
-  long panels, cuts;        // of one product
+  long panels, groups, cuts;  // of one product
 };
 
 float *packed = nullptr;
@@ -42,17 +43,19 @@ long product_floats(const Job &job) {
   return (job.depth_end - job.depth) * job.panels * job.kernels->columns;
 }
 
-// One block: one panel of one cut.
+// One block: some panels of one cut.
 void pack(const void *slots, long first, long last, char *) {
   const Job &job = *static_cast<const Job *>(slots);
   const Gemm &g = *job.gemm;
   const long width = job.kernels->columns, cut = cut_of(g.K);
   for (long block = first; block < last; ++block) {
-    const long panel = block % job.panels, rest = block / job.panels;
+    const long group = block % job.groups, rest = block / job.groups;
+    const long panel = group * panels_together;
+    const long panels = job.panels - panel < panels_together ? job.panels - panel : panels_together;
     const long product = rest / job.cuts, at = rest % job.cuts * cut;
     const long depth = job.depth + at, count = job.depth_end - depth < cut ? job.depth_end - depth : cut;
     float *to = job.packed + product * product_floats(job) + (at * job.panels + panel * count) * width;
-    job.kernels->pack_panel(g, job.product + product, panel * width, depth, count, to);
+    job.kernels->pack_panels(g, job.product + product, panel * width, panels, depth, count, to);
   }
 }
 
@@ -89,8 +92,8 @@ long tiles(long whole, long each, long times, long threads) {
 }
 
 bool scratch_for(long rows, const GemmKernels &kernels, long cut) {
-  const long floats = (rounded_up(rows, kernels.rows) + kernels.rows + kernels.columns) * cut;
-  return pool_scratch(uint64_t(4 * floats + 64));
+  const long strips = ceil_div(rows, kernels.rows) * (kernels.rows * cut + 16);
+  return pool_scratch(uint64_t(4 * (strips + gemm_own_panels * kernels.columns * cut) + 64));
 }
 
 }  // namespace
@@ -105,6 +108,7 @@ bool gemm_run(const void *slots) {
   job.gemm = &g;
   job.kernels = &kernels;
   job.panels = ceil_div(g.N, kernels.columns);
+  job.groups = ceil_div(job.panels, panels_together);
   job.depth_end = g.K;
   if (g.M <= few_rows) {
     job.down = 1;
@@ -133,7 +137,7 @@ bool gemm_run(const void *slots) {
     do {
       job.depth_end = job.depth + depths < g.K ? job.depth + depths : g.K;
       job.cuts = ceil_div(job.depth_end - job.depth, cut);
-      pool_run(&pack_entry, &job, job.products * job.cuts * job.panels, alone);
+      pool_run(&pack_entry, &job, job.products * job.cuts * job.groups, alone);
       pool_run(&compute_entry, &job, job.products * job.down * job.across, alone);
       job.depth = job.depth_end;
     } while (job.depth < g.K);

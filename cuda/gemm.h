@@ -29,12 +29,15 @@ struct GemmTile {
 // each [depths of the cut][columns], short panels filled up with zeros.
 struct GemmKernels {
   long rows, columns;
-  // Packs `columns` columns from `column` on, depths [depth, depth + count).
-  void (*pack_panel)(const Gemm &g, long product, long column, long depth, long count, float *to);
+  // Packs `panels` panels from `column` on, depths [depth, depth + count).
+  void (*pack_panels)(const Gemm &g, long product, long column, long panels, long depth, long count, float *to);
   // Computes a tile; `panels` is op(B) of this product from depth tile.depth on, all columns, packed. Null:
-  // the tile packs each panel itself, just before its use. scratch: gemm_scratch(rows of the tile).
+  // the tile packs for itself, gemm_own_panels at a time. scratch: the tile's strips of rows, each filled up
+  // to `rows`, and the own panels, of one cut.
   void (*compute)(const Gemm &g, const GemmTile &tile, const float *panels, float *scratch);
 };
+
+constexpr long gemm_own_panels = 4;
 
 extern const GemmKernels gemm_v3, gemm_v4;
 

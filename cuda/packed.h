@@ -31,7 +31,6 @@ inline vec fused(float a, vec b, vec c) { return _mm256_fmadd_ps(_mm256_set1_ps(
 #endif
 
 constexpr int width = 2 * lanes;
-constexpr long columns_in_cache = 512;
 
 // Where the sums of a panel go.
 struct Target {
@@ -107,10 +106,10 @@ const Multiply multiply_rows[max_rows][2] = {
 
 // ---- packing -------------------------------------------------------------------------------------------
 
-// to[k * stride + i] = from[i * ld + k], 4 x 4. `from` names four rows.
-inline void turn4(const float *const from[4], long k, float *to, long stride) {
-  __m128 a = _mm_loadu_ps(from[0] + k), b = _mm_loadu_ps(from[1] + k);
-  __m128 c = _mm_loadu_ps(from[2] + k), d = _mm_loadu_ps(from[3] + k);
+// to[k * stride + i] = from[i * ld + k], 4 x 4.
+inline void turn4(const float *from, long ld, float *to, long stride) {
+  __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + ld);
+  __m128 c = _mm_loadu_ps(from + 2 * ld), d = _mm_loadu_ps(from + 3 * ld);
   _MM_TRANSPOSE4_PS(a, b, c, d);
   _mm_storeu_ps(to, a);
   _mm_storeu_ps(to + stride, b);
@@ -118,7 +117,7 @@ inline void turn4(const float *const from[4], long k, float *to, long stride) {
   _mm_storeu_ps(to + 3 * stride, d);
 }
 
-// The same, 8 x 8, from rows ld apart.
+// The same, 8 x 8.
 inline void turn8(const float *from, long ld, float *to, long stride) {
   __m256 r[8], u[8], w[8];
 #pragma GCC unroll 8
@@ -142,109 +141,132 @@ inline void turn8(const float *from, long ld, float *to, long stride) {
   }
 }
 
-// to[k][max_rows] = op(A)[row + i][depth + k], i < rows <= max_rows. Four rows at a time; the last four may
-// overlap those before, so that nothing beyond A is read. What lies beyond `rows` is left as it is.
-void pack_rows(const Gemm &g, long product, long row, long rows, long depth, long count, float *to) {
-  const float *A = g.A + product * g.strideA;
-  constexpr int groups = (max_rows + 3) / 4;
-  long first[groups];
-  for (int q = 0; q < groups; ++q) first[q] = 4 * q + 4 <= rows ? 4 * q : rows - 4;
-  if (g.transA) {
-    const float *from = A + depth * g.lda + row;
-    if (rows < 4) {
-      for (long k = 0; k < count; ++k)
-        for (long i = 0; i < rows; ++i) to[k * max_rows + i] = from[k * g.lda + i];
-      return;
+// Rows of a tile are spread evenly over the least number of strips: two of 7 and 6 rows beat 12 and 1.
+struct Strips {
+  long count, least, longer;  // the first `longer` strips have a row more than `least`
+  explicit Strips(long rows) : count(ceil_div(rows, max_rows)), least(rows / count), longer(rows % count) {}
+  long begin(long s) const { return s * least + (s < longer ? s : longer); }
+  long size(long s) const { return least + (s < longer); }
+};
+
+// Floats from one packed strip to the next; a store of a whole vector may run over the end of a strip.
+inline long strip_floats(long cut) { return max_rows * cut + 16; }
+
+// Strips of A^T: along the rows of A and all strips at once, as its rows lie far apart. Each strip takes a
+// whole vector, of which what lies beyond its rows is overwritten by the next or never read.
+void pack_along(const float *from, long ld, Strips strips, long whole, long count, float *to, long stride) {
+  for (long k = 0; k < count; ++k, from += ld, to += max_rows) {
+    for (long s = 0; s < whole; ++s) {
+      __builtin_prefetch(from + 8 * ld + strips.begin(s));
+      put(to + s * stride, get(from + strips.begin(s)));
     }
-    for (long k = 0; k < count; ++k, from += g.lda, to += max_rows) {
-      __builtin_prefetch(from + 12 * g.lda);
-#pragma GCC unroll 4
-      for (int q = 0; q < groups; ++q) _mm_storeu_ps(to + first[q], _mm_loadu_ps(from + first[q]));
-    }
-    return;
+    for (long s = whole; s < strips.count; ++s)
+      for (long i = 0; i < strips.size(s); ++i) to[s * stride + i] = from[strips.begin(s) + i];
   }
-  const float *from = A + row * g.lda + depth;
+}
+
+// One strip of A: 8 x 8 or 4 x 4 numbers at a time are turned; the last may overlap those before, so that
+// nothing beyond A is read.
+void pack_across(const float *from, long ld, long rows, long count, float *to) {
   long turned = 0;
-  if (rows >= 4) {
+  if (max_rows > 8 && rows >= 8) {
+    turned = count / 8 * 8;
+    for (long k = 0; k < turned; k += 8) {
+      turn8(from + k, ld, to + k * max_rows, max_rows);
+      if (rows > 8) {
+        turn4(from + (rows - 4) * ld + k, ld, to + k * max_rows + rows - 4, max_rows);
+        turn4(from + (rows - 4) * ld + k + 4, ld, to + (k + 4) * max_rows + rows - 4, max_rows);
+      }
+    }
+  } else if (rows >= 4) {
     turned = count / 4 * 4;
-    for (int q = 0; q < groups; ++q) {
-      const float *at = from + first[q] * g.lda;
-      const float *const four[4] = {at, at + g.lda, at + 2 * g.lda, at + 3 * g.lda};
-      for (long k = 0; k < turned; k += 4) turn4(four, k, to + k * max_rows + first[q], max_rows);
+    for (long k = 0; k < turned; k += 4) {
+      turn4(from + k, ld, to + k * max_rows, max_rows);
+      if (rows > 4) turn4(from + (rows - 4) * ld + k, ld, to + k * max_rows + rows - 4, max_rows);
     }
   }
   for (long k = turned; k < count; ++k)
-    for (long i = 0; i < rows; ++i) to[k * max_rows + i] = from[i * g.lda + k];
+    for (long i = 0; i < rows; ++i) to[k * max_rows + i] = from[i * ld + k];
 }
 
-// to[k][width] = op(B)[depth + k][column + j]; zeros beyond the last column.
-void pack_panel(const Gemm &g, long product, long column, long depth, long count, float *to) {
+// to[s][k][i] = op(A)[row + begin(s) + i][depth + k], strips `stride` floats apart, depths max_rows.
+void pack_rows(const Gemm &g, long product, long row, Strips strips, long depth, long count, float *to,
+               long stride) {
+  const float *A = g.A + product * g.strideA;
+  if (!g.transA) {
+    for (long s = 0; s < strips.count; ++s)
+      pack_across(A + (row + strips.begin(s)) * g.lda + depth, g.lda, strips.size(s), count, to + s * stride);
+    return;
+  }
+  long whole = strips.count;
+  while (whole > 0 && row + strips.begin(whole - 1) + lanes > g.M) --whole;
+  pack_along(A + depth * g.lda + row, g.lda, strips, whole, count, to, stride);
+}
+
+// to[p][k][width] = op(B)[depth + k][column + p * width + j] for `panels` panels; zeros beyond the last column.
+void pack_panels(const Gemm &g, long product, long column, long panels, long depth, long count, float *to) {
   const float *B = g.B + product * g.strideB;
-  const long columns = g.N - column < width ? g.N - column : width;
+  const long columns = g.N - column < panels * width ? g.N - column : panels * width;
+  const long stride = count * width;
   if (!g.transB) {
+    // Along the rows of B, all panels at once, as they lie far apart.
     const float *from = B + depth * g.ldb + column;
-    if (columns == width) {
-      for (long k = 0; k < count; ++k, from += g.ldb, to += width) {
-        __builtin_prefetch(from + 8 * g.ldb);
-        __builtin_prefetch(from + 8 * g.ldb + 16);
-        put(to, get(from));
-        put(to + lanes, get(from + lanes));
+    const long whole = columns / width;
+    for (long k = 0; k < count; ++k, from += g.ldb, to += width) {
+      for (long p = 0; p < whole; ++p) {
+        __builtin_prefetch(from + 8 * g.ldb + p * width);
+        if (width > 16) __builtin_prefetch(from + 8 * g.ldb + p * width + 16);
+        put(to + p * stride, get(from + p * width));
+        put(to + p * stride + lanes, get(from + p * width + lanes));
       }
-      return;
+      for (long j = whole * width; j < panels * width; ++j)
+        to[whole * stride + j - whole * width] = j < columns ? from[j] : 0;
     }
-    for (long k = 0; k < count; ++k, from += g.ldb, to += width)
-      for (long j = 0; j < width; ++j) to[j] = j < columns ? from[j] : 0;
     return;
   }
   const float *from = B + column * g.ldb + depth;
-  for (long q = 0; q < width; q += 8, from += 8 * g.ldb) {
+  for (long q = 0; q < panels * width; q += 8, from += 8 * g.ldb) {
+    float *panel = to + q / width * stride + q % width;
     const long left = columns - q, turned = left >= 8 ? count / 8 * 8 : 0;
-    for (long k = 0; k < turned; k += 8) turn8(from + k, g.ldb, to + k * width + q, width);
+    for (long k = 0; k < turned; k += 8) turn8(from + k, g.ldb, panel + k * width, width);
     for (long k = turned; k < count; ++k)
-      for (long j = 0; j < 8; ++j) to[k * width + q + j] = j < left ? from[j * g.ldb + k] : 0;
+      for (long j = 0; j < 8; ++j) panel[k * width + j] = j < left ? from[j * g.ldb + k] : 0;
   }
 }
 
 // ---- tiles ---------------------------------------------------------------------------------------------
 
 void compute(const Gemm &g, const GemmTile &tile, const float *panels, float *scratch) {
-  const long cut = cut_of(g.K), rows = tile.row_end - tile.row;
-  // Rows are spread evenly over the least number of panels: two of 7 and 6 beat 12 and 1.
-  const long strips = ceil_div(rows, max_rows);
-  float *own = scratch + strips * max_rows * cut;
-  const long across = rounded_up(g.N, width);
+  const long cut = cut_of(g.K);
+  const Strips strips(tile.row_end - tile.row);
+  float *own = scratch + strips.count * strip_floats(cut);
   float *C = g.C + tile.product * g.strideC;
   const float *bias = g.bias ? g.bias + tile.product * g.strideBias : nullptr;
   long depth = tile.depth;
   do {
     const long count = tile.depth_end - depth < cut ? tile.depth_end - depth : cut;
-    for (long s = 0; s < strips; ++s) {
-      const long row = s * rows / strips, row_end = (s + 1) * rows / strips;
-      pack_rows(g, tile.product, tile.row + row, row_end - row, depth, count, scratch + s * max_rows * cut);
-    }
-    Target to = {nullptr, g.ldc, 0, depth > 0 || g.accumulate, nullptr};
-    auto multiply_strip = [&](long s, long column, const float *panel) {
-      const long row = s * rows / strips, row_end = (s + 1) * rows / strips;
-      to.columns = tile.column_end - column < width ? tile.column_end - column : width;
-      to.c = C + (tile.row + row) * g.ldc + column;
-      to.bias = bias && depth == 0 ? bias + column : nullptr;
-      multiply_rows[row_end - row - 1][to.columns > lanes](count, scratch + s * max_rows * cut, panel, to);
-    };
-    if (panels) {
-      // As many columns at a time as the second-level cache holds beside the rows.
-      for (long column = tile.column; column < tile.column_end; column += columns_in_cache) {
-        const long end = column + columns_in_cache < tile.column_end ? column + columns_in_cache
-                                                                     : tile.column_end;
-        for (long s = 0; s < strips; ++s)
-          for (long c = column; c < end; c += width) multiply_strip(s, c, panels + c * count);
-      }
-      panels += across * count;
-    } else {
-      for (long column = tile.column; column < tile.column_end; column += width) {
-        pack_panel(g, tile.product, column, depth, count, own);
-        for (long s = 0; s < strips; ++s) multiply_strip(s, column, own);
+    pack_rows(g, tile.product, tile.row, strips, depth, count, scratch, strip_floats(cut));
+    // As many columns at a time as the second-level cache holds beside the rows.
+    const long columns = panels ? 512 : gemm_own_panels * width;
+    for (long column = tile.column; column < tile.column_end; column += columns) {
+      const long end = column + columns < tile.column_end ? column + columns : tile.column_end;
+      const float *first = panels ? panels + column * count : own;
+      if (!panels)
+        pack_panels(g, tile.product, column, ceil_div(end - column, width), depth, count, own);
+      for (long s = 0; s < strips.count; ++s) {
+        const float *rows = scratch + s * strip_floats(cut);
+        Target to;
+        to.ldc = g.ldc;
+        to.adds = depth > 0 || g.accumulate;
+        for (long c = column; c < end; c += width) {
+          to.columns = end - c < width ? end - c : width;
+          to.c = C + (tile.row + strips.begin(s)) * g.ldc + c;
+          to.bias = bias && depth == 0 ? bias + c : nullptr;
+          multiply_rows[strips.size(s) - 1][to.columns > lanes](count, rows, first + (c - column) * count, to);
+        }
       }
     }
+    if (panels) panels += rounded_up(g.N, width) * count;
     depth += count;
   } while (depth < tile.depth_end);
 }
