@@ -37,7 +37,8 @@ V3 := $(patsubst cuda/%.cu,$(NATIVE_OBJECTS)/%.v3.o,$(NATIVE_KERNELS))
 V4 := $(patsubst cuda/%.cu,$(NATIVE_OBJECTS)/%.v4.o,$(NATIVE_KERNELS))
 F64 := $(patsubst cuda/%.cu,$(NATIVE_OBJECTS)/%.f64.o,$(NATIVE_KERNELS))
 PLAIN := $(patsubst cuda/%.cpp,$(NATIVE_OBJECTS)/%.o,$(NATIVE_SOURCES))
-PLAIN_F64 := $(patsubst cuda/%.cpp,$(NATIVE_OBJECTS)/%.plain64.o,$(filter-out cuda/packed_%,$(NATIVE_SOURCES)))
+SOURCES_F64 := $(filter-out cuda/packed_%,$(NATIVE_SOURCES))
+PLAIN_F64 := $(patsubst cuda/%.cpp,$(NATIVE_OBJECTS)/%.plain64.o,$(SOURCES_F64))
 
 $(NATIVE_OBJECTS)/packed_v3.o: CXX_ISA := $(ISA_v3) -ffp-contract=off
 $(NATIVE_OBJECTS)/packed_v4.o: CXX_ISA := $(ISA_v4) -ffp-contract=off

@@ -20,10 +20,10 @@ constexpr long panels_together = 4;
 struct Job {
   const Gemm *gemm;
   const GemmKernels *kernels;
-  float *packed;            // or null: tiles pack for themselves
-  long product, products;   // first of them, number
-  long depth, depth_end;    // whole cuts
-  long down, across;        // tiles of one product
+  float *packed;              // or null: tiles pack for themselves
+  long product, products;     // first of them, number
+  long depth, depth_end;      // whole cuts
+  long down, across;          // tiles of one product
   long panels, groups, cuts;  // of one product
 };
 
@@ -31,10 +31,10 @@ float *packed = nullptr;
 long packed_size = 0;
 
 float *packed_buffer(long floats) {
-  if (floats <= packed_size) return packed;
+  if (packed && floats <= packed_size) return packed;
   md_free(packed, 4 * packed_size);
-  packed = static_cast<float *>(md_alloc(4 * floats));
-  packed_size = packed ? floats : 0;
+  packed_size = floats > 0 ? floats : 1;
+  packed = static_cast<float *>(md_alloc(4 * packed_size));
   return packed;
 }
 
@@ -126,7 +126,8 @@ bool gemm_run(const void *slots) {
   const long products = all_cuts <= most ? (all_cuts > 0 ? most / all_cuts : g.batch) : 1;
   const long depths = all_cuts <= most ? (g.K > 0 ? g.K : 1) : most / one_cut * cut;
   const long together = products < g.batch ? products : g.batch;
-  job.packed = packed_buffer((g.K < depths ? g.K : depths) * job.panels * kernels.columns * together + 16 * 1024);
+  const long deepest = g.K < depths ? g.K : depths;
+  job.packed = packed_buffer(deepest * job.panels * kernels.columns * together);
   job.down = tiles(g.M, 4 * 12, together, threads);
   job.across = 1;
   while (job.across < job.panels && job.across * job.down * together < 4 * threads) ++job.across;

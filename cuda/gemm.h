@@ -25,12 +25,13 @@ struct GemmTile {
   long product, row, row_end, column, column_end, depth, depth_end;
 };
 
-// One set of micro-kernels. op(B) is packed into panels of `columns` columns: for each cut, panel after panel,
-// each [depths of the cut][columns], short panels filled up with zeros.
+// One set of micro-kernels. op(B) is packed into panels of `columns` columns: for each cut, panel after
+// panel, each [depths of the cut][columns], short panels filled up with zeros.
 struct GemmKernels {
   long rows, columns;
   // Packs `panels` panels from `column` on, depths [depth, depth + count).
-  void (*pack_panels)(const Gemm &g, long product, long column, long panels, long depth, long count, float *to);
+  void (*pack_panels)(const Gemm &g, long product, long column, long panels, long depth, long count,
+                      float *to);
   // Computes a tile; `panels` is op(B) of this product from depth tile.depth on, all columns, packed. Null:
   // the tile packs for itself, gemm_own_panels at a time. scratch: the tile's strips of rows, each filled up
   // to `rows`, and the own panels, of one cut.

@@ -2,8 +2,8 @@
 // include this file.
 //
 // The arithmetic of every element of C, whatever tile, panel, thread or neighbours it is computed with:
-//   base = C, bias, (C + bias) or nothing; for each cut of depth in order: base = base + sum, where sum is one
-//   chain of fused multiply-adds over the depths of the cut in order, beginning at 0.
+//   base = C, bias, (C + bias) or nothing; for each cut of depth in order: base = base + sum, where sum is
+//   one chain of fused multiply-adds over the depths of the cut in order, beginning at 0.
 // Rows and columns beyond a panel's end change only which lanes are kept. So equal rows of A give equal rows
 // of C to the bit. Built without contraction; what is fused is written as such.
 #include "gemm.h"
@@ -203,7 +203,8 @@ void pack_rows(const Gemm &g, long product, long row, Strips strips, long depth,
   pack_along(A + depth * g.lda + row, g.lda, strips, whole, count, to, stride);
 }
 
-// to[p][k][width] = op(B)[depth + k][column + p * width + j] for `panels` panels; zeros beyond the last column.
+// to[p][k][width] = op(B)[depth + k][column + p * width + j] for `panels` panels; zeros beyond the last
+// column.
 void pack_panels(const Gemm &g, long product, long column, long panels, long depth, long count, float *to) {
   const float *B = g.B + product * g.strideB;
   const long columns = g.N - column < panels * width ? g.N - column : panels * width;
@@ -262,7 +263,8 @@ void compute(const Gemm &g, const GemmTile &tile, const float *panels, float *sc
           to.columns = end - c < width ? end - c : width;
           to.c = C + (tile.row + strips.begin(s)) * g.ldc + c;
           to.bias = bias && depth == 0 ? bias + c : nullptr;
-          multiply_rows[strips.size(s) - 1][to.columns > lanes](count, rows, first + (c - column) * count, to);
+          const Multiply multiply = multiply_rows[strips.size(s) - 1][to.columns > lanes];
+          multiply(count, rows, first + (c - column) * count, to);
         }
       }
     }

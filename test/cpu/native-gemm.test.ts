@@ -132,9 +132,9 @@ test.each([
     const library = open();
     library.init(2);
     const size = library.actBytes;
-    // The double build calls OpenBLAS, whose serial build takes no lock when it hands out work memory; few rows
-    // make many short calls, which is where two threads got the same buffer (cuda/blas_memory.cpp). Batches
-    // put calls side by side on the pool.
+    // The double build calls OpenBLAS, whose serial build takes no lock when it hands out work memory;
+    // few rows make many short calls, which is where two threads got the same buffer
+    // (cuda/blas_memory.cpp). Batches put calls side by side on the pool.
     for (const [M, N, K, batch, rounds] of [
       [13, 64, 300, 64, 150],
       [24, 256, 100, 32, 100],

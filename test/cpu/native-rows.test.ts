@@ -1,10 +1,10 @@
-// Kernel gemm: an element's bits depend on its row of A and its column of B alone, not on the rows and columns
-// beside it, its place, the batch or the number of threads, nor on the instruction set.
+// Kernel gemm: an element's bits depend on its row of A and its column of B alone, not on the rows and
+// columns beside it, its place, the batch, the number of threads or the instruction set.
 
 import { expect, test } from 'bun:test';
 import { join } from 'node:path';
 
-/** The child's instruction set and hash of products; it fails where parts of a product differ from the whole. */
+/** The child's instruction set and hash of products; it fails where parts differ from the whole. */
 function products(isa: number, threads: number): [string, string] {
   const child = Bun.spawnSync(
     [process.execPath, join(import.meta.dir, 'native-rows-child.ts'), String(threads)],

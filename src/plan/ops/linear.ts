@@ -6,7 +6,8 @@ import { traceOf } from '../trace.ts';
 /**
  * C = op(A) op(B) (+ bias), row-major, with `batch` equal products side by side.
  * attrs: transA, transB (0 or 1), batch, imageRows (rows of C that belong to one image, where a row's bits
- * must not depend on its neighbours; 0 where any tiling will do).
+ * must not depend on its neighbours; 0 where any tiling will do). The CPU's product has equal bits in every
+ * tiling and needs no imageRows; it is there for back ends that do.
  */
 export const gemm = defineOp({
   name: 'gemm',
