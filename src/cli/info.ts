@@ -8,33 +8,78 @@ import { encodeRecord, readRecords } from '../io/jsonl.ts';
 import { osFailure } from '../io/oserror.ts';
 import { readPngText } from '../io/png.ts';
 import { count, Safetensors } from '../io/safetensors.ts';
+import { nullBackend } from '../backend/null.ts';
+import { printPlan } from '../plan/plan.ts';
+import { planRecord } from '../plan/record.ts';
 import { bool } from '../recipe/field.ts';
+import { forwardPlan } from '../sample/forward.ts';
+import { keptPatches, microStepPlan, updatePlan } from '../train/step.ts';
+import { stageWork } from '../train/work.ts';
 import { command } from './command.ts';
-import { flag, SHARED } from './flags.ts';
+import { flag, SHARED, usage } from './flags.ts';
 import { stdout } from './stdout.ts';
+import { findWorkload, type FoundWorkload, WORKLOAD_FLAGS } from './workload.ts';
 
 /** What is known of a file; the keys are those of --json. */
 type Info = Readonly<Record<string, unknown>> & { readonly kind: string; readonly file: string };
 
 export const info = command({
   name: 'info',
-  summary: 'Shows what is in a model file, a picture, a metrics file or a run folder',
+  summary: 'Shows what is in a model file, a picture, a metrics file or a run folder, or a plan',
   flags: {
     tensors: flag(bool(false, 'List every tensor of a model file')),
+    plan: flag(bool(false, 'Print the plans of a run folder, a preset or a recipe: ops, shapes, arena map')),
+    ...WORKLOAD_FLAGS,
     json: SHARED.json,
   },
-  args: [{ name: 'file', meaning: 'A .safetensors, .png or .jsonl file, or a run folder', required: true }],
+  args: [{ name: 'file', meaning: 'A .safetensors, .png or .jsonl file, or a run folder' }],
   examples: [
     ['microdiff info model.safetensors --tensors', 'parameters, types, metadata, and every tensor'],
     ['microdiff info apple.png', 'the prompt and the settings that made the picture'],
     ['microdiff info runs/emoji --json', 'step, loss and checkpoints of a run'],
+    ['microdiff info --plan --preset MicroDiT_Tiny_2 --mask 0.75', 'ops and memory of a training step'],
   ],
-  run({ args, values }) {
-    const found = describe(args[0]!, values.tensors);
+  run({ args, values, given }) {
+    const [file] = args;
+    if (values.plan) {
+      stdout.write(plansText(findWorkload(planned(values, file), TRAINING, process.env), values.json));
+      return 0;
+    }
+    const stray = Object.keys(WORKLOAD_FLAGS).find((name) => given.has(name));
+    if (stray) throw usage(`--${stray}`, 'says what to plan', 'Add --plan');
+    if (file === undefined) throw usage('file', 'missing', 'Name a file or a run folder, or say --plan');
+    const found = describe(file, values.tensors);
     stdout.write(values.json ? `${encodeRecord(found)}\n` : page(found));
     return 0;
   },
 });
+
+/** What a preset is trained with where no flag says other. */
+const TRAINING = { mask: 0.75, batch: 8 };
+
+/** A run folder stands for the recipe in it. */
+function planned<V extends { recipe: string | undefined }>(values: V, run: string | undefined): V {
+  if (run === undefined) return values;
+  if (values.recipe !== undefined) throw usage('--recipe', `given together with ${run}`, 'Give one of them');
+  return { ...values, recipe: join(run, 'recipe.toml') };
+}
+
+/** The plans of a pass, an update and a forward pass. Needs no native library. */
+function plansText({ network, recipe, stage, name }: FoundWorkload, json: boolean): string {
+  const { elemBytes } = nullBackend();
+  const { step, update } = stageWork(recipe, stage);
+  const kept = keptPatches(network, step.maskRatio);
+  const { batch, captionLength = recipe.text.length, sigmaData } = step;
+  const plans = [
+    microStepPlan(network, step, elemBytes),
+    updatePlan(network.parameters, update, elemBytes),
+    forwardPlan(network, { batch, kept, captionLength, sigmaData }, elemBytes),
+  ];
+  if (!json) return plans.map(printPlan).join('\n');
+  const { passes, maskRatio } = step;
+  const about = { kind: 'plan', model: name, batch, passes, mask_ratio: maskRatio };
+  return `${encodeRecord({ ...about, plans: plans.map(planRecord) })}\n`;
+}
 
 /** Reads what is needed to describe a file; throws a Failure for files of other kinds. */
 export function describe(file: string, withTensors: boolean): Info {

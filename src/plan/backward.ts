@@ -14,7 +14,7 @@ import type { Trace } from './trace.ts';
  * inputs.
  */
 export function backward(trace: Trace, seeds: readonly (readonly [Tensor, Tensor])[]): Map<Tensor, Tensor> {
-  const walk = new Walk(trace);
+  const walk = new Walk(trace, new Set(seeds.map(([output]) => output.storage.id)));
   for (const [output, gradient] of seeds) walk.seed(output, gradient);
   const forward = trace.nodes.slice();
   for (const node of forward.reverse()) walk.visit(node);
@@ -34,10 +34,15 @@ class Walk implements Pick<Backward, 'grad'> {
   private readonly readers = new Map<number, Tensor[]>();
   private readonly wholes = new Map<number, Tensor>();
 
-  constructor(private readonly trace: Trace) {
+  constructor(
+    private readonly trace: Trace,
+    seeded: ReadonlySet<number>,
+  ) {
     for (const t of trace.inputs.values()) this.wholes.set(t.storage.id, t);
+    const live = liveNodes(trace.nodes, seeded);
     for (const node of trace.nodes) {
       for (const t of node.outputs) if (t && !this.wholes.has(t.storage.id)) this.wholes.set(t.storage.id, t);
+      if (!live.has(node)) continue;
       for (const t of node.inputs) {
         if (!t?.needsGrad || t.parameter) continue;
         const list = this.readers.get(t.storage.id) ?? [];
@@ -113,6 +118,18 @@ class Walk implements Pick<Backward, 'grad'> {
     }
     return result;
   }
+}
+
+/** Nodes that the seeds depend on; from others no gradient comes, whatever they read. */
+function liveNodes(nodes: readonly Node[], seeded: ReadonlySet<number>): Set<Node> {
+  const wanted = new Set(seeded);
+  const live = new Set<Node>();
+  for (const node of nodes.toReversed()) {
+    if (!node.outputs.some((t) => t && wanted.has(t.storage.id))) continue;
+    live.add(node);
+    for (const t of node.inputs) if (t?.needsGrad) wanted.add(t.storage.id);
+  }
+  return live;
 }
 
 /** The same view, on the gradient's storage. */

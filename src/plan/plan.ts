@@ -27,6 +27,8 @@ export interface Plan {
 }
 
 export interface ArenaBuffer {
+  /** Number of the storage, as the printed plan gives it. */
+  readonly id: number;
   readonly name: string;
   readonly offset: number;
   readonly bytes: number;
@@ -100,11 +102,15 @@ export function freeze(name: string, trace: Trace, options: FreezeOptions): Plan
   };
 }
 
-/** Stable text form: one line an op, then the arena map. */
+/** Stable text form: one line an op, then the arena map. Arena buffers carry their number: `gemm.C%12`. */
 export function printPlan(plan: Plan): string {
   const { launches, spaceBytes } = plan.program;
   const lines = plan.nodes.map((node, i) => {
-    const place = (t: Tensor | null, k: number) => (t ? `${t.storage.name}${shapeText(t)}` : `${k}:none`);
+    const place = (t: Tensor | null, k: number) => {
+      if (!t) return `${k}:none`;
+      const { name, space, id } = t.storage;
+      return `${name}${space === 'arena' ? `%${id}` : ''}${shapeText(t)}`;
+    };
     const out = node.outputs.map((t, k) => (node.accumulate[k] ? '+' : '') + place(t, k)).join(' ');
     const launch = launches[i]!;
     const inputs = node.inputs.map(place).join(', ');
@@ -112,7 +118,9 @@ export function printPlan(plan: Plan): string {
   });
   const map = [...plan.arena]
     .sort((a, b) => a.offset - b.offset || a.first - b.first)
-    .map((b) => `  ${String(b.offset).padStart(12)} +${b.bytes}  ${b.name}  ops ${b.first}..${b.last}`);
+    .map(({ id, name, offset, bytes, first, last }) => {
+      return `  ${String(offset).padStart(12)} +${bytes}  ${name}%${id}  ops ${first}..${last}`;
+    });
   const spaces = Object.entries(spaceBytes).map(([space, bytes]) => `${space} ${bytes} B`);
   const gflop = (plan.flops / 1e9).toFixed(3);
   return [

@@ -39,17 +39,18 @@ const library = (name: string): Native => {
   return native;
 };
 
-let backends: { f32: Backend; f64: Backend } | undefined;
+let backends: { f32: Backend; f64: Backend; native: Native } | undefined;
 
-/** The product's library and its float64 build. */
-export function bothBackends(): { f32: Backend; f64: Backend } {
+/** The product's library (`native`, and as a backend) and its float64 build. */
+export function bothBackends(): { f32: Backend; f64: Backend; native: Native } {
   if (!existsSync(new URL('../../build/libmicrodiff_f64.so', import.meta.url))) {
     throw new Error('build/libmicrodiff_f64.so is missing: run make test');
   }
-  backends ??= {
-    f32: cpuBackendOver(library('libmicrodiff.so')),
-    f64: cpuBackendOver(library('libmicrodiff_f64.so')),
-  };
+  if (!backends) {
+    const native = library('libmicrodiff.so');
+    const f64 = cpuBackendOver(library('libmicrodiff_f64.so'));
+    backends = { f32: cpuBackendOver(native), f64, native };
+  }
   return backends;
 }
 

@@ -1,5 +1,6 @@
 // Ops that move rows, words and patches: forward, gradients, odd sizes, strided views.
 import { describe, expect, test } from 'bun:test';
+import { copyInto } from '../../src/plan/ops/copy.ts';
 import { patchify, unpatchify } from '../../src/plan/ops/patch.ts';
 import {
   addRows,
@@ -11,7 +12,7 @@ import {
 } from '../../src/plan/ops/rows.ts';
 import { lookupWords } from '../../src/plan/ops/words.ts';
 import { columns } from '../../src/plan/tensor.ts';
-import { Trace } from '../../src/plan/trace.ts';
+import { Trace, traceOf } from '../../src/plan/trace.ts';
 import { checkOp, type InputSpec, randomInput } from './op-case.ts';
 
 const ints = (shape: number[], values: number[]): InputSpec => ({ shape, values, elem: 'i32' });
@@ -212,5 +213,20 @@ describe('patches', () => {
         return [shown((e) => mask![e]!), shown(() => 0)];
       },
     });
+  });
+});
+
+test('rows are copied to a place, again and again where it has more of them', () => {
+  checkOp({
+    forwardOnly: true,
+    inputs: { x: randomInput([2, 2 * C], 16) },
+    build: ({ x }) => {
+      const to = traceOf(x!).fresh({ shape: [6, C], elem: 'act' }, 'place');
+      copyInto(columns(x!, C, 2 * C), to);
+      return [to];
+    },
+    reference: ({ x }) => [
+      Float64Array.from({ length: 6 * C }, (_, i) => x![(Math.floor(i / C) % 2) * 2 * C + C + (i % C)]!),
+    ],
   });
 });

@@ -2,6 +2,7 @@
 import { defineOp, need, refuse } from '../op.ts';
 import { cols, count, rows, type Tensor } from '../tensor.ts';
 import { traceOf } from '../trace.ts';
+import { fill } from './fill.ts';
 import { cutRows, partialSums, sumColumns, sumSlices } from './norm.ts';
 
 const flag = (add: boolean | undefined) => (add ? 1 : 0);
@@ -49,8 +50,10 @@ export const residualNormFwd = defineOp({
     const [x = null, a = null, gate = null, w = null, scale = null, shift = null] = node.inputs;
     const [y = null, h = null, mean = null, rstd = null] = node.outputs;
     const dy = b.grad(y);
-    const dh = b.grad(h);
-    if (!x || !y || !dh) return;
+    if (!x || !y) return;
+    const zero = { shape: y.shape, elem: y.storage.elem };
+    // Where only y is used, the norm has the gradient 0.
+    const dh = b.grad(h) ?? b.append(fill, [], [zero], { value: 0 })[0] ?? null;
     const da = b.sink(a);
     const dx = b.sink(x);
     const sums = partialSums(y);

@@ -78,3 +78,47 @@ group('info', () => {
     expect(run(at('bad.safetensors')).code).toBe(1);
   });
 });
+
+group('info --plan', () => {
+  test('prints every op and the arena map, without the native library', () => {
+    const { code, out, err } = run('--plan', '--preset', 'nano', '--batch', '2');
+    expect([code, err]).toEqual([0, '']);
+    expect(out.match(/^plan \S+: \d+ ops, [\d.]+ GFLOP/gm)).toHaveLength(3);
+    expect(out.includes(' = attention_bwd(')).toBe(true);
+    expect(out).toMatch(/^ +0 \+\d+ {2}\S+%\d+ {2}ops \d+\.\.\d+$/m);
+  });
+
+  test('--json: the same as data; batch and mask are those of the flags', () => {
+    const { code, out } = run('--plan', '--preset', 'nano', '--batch', '3', '--mask', '0.5', '--json');
+    expect(code).toBe(0);
+    const found = JSON.parse(out);
+    expect(found).toMatchObject({ kind: 'plan', model: 'nano', batch: 3, passes: 1, mask_ratio: 0.5 });
+    const [micro, update, forward] = found.plans;
+    expect([micro.name, update.name, forward.name]).toEqual(['micro-step', 'update', 'forward']);
+    const gather = micro.ops.find(({ op }: { op: string }) => op === 'gather_rows');
+    expect(gather.outputs[0].shape).toEqual([3, 8, 24]);
+    const ends = micro.arena.map(({ offset, bytes }: { offset: number; bytes: number }) => offset + bytes);
+    expect(Math.max(...ends)).toBeLessThanOrEqual(micro.space_bytes.arena);
+  });
+
+  test('a run folder is planned by its recipe', () => {
+    mkdirSync(at('planned'));
+    writeFileSync(
+      join(at('planned'), 'recipe.toml'),
+      '[model]\npreset = "nano"\n[train]\nbatch_size = 4\nmicro_batch = 2\n[[stage]]\nsteps = 5\n',
+    );
+    const { code, out, err } = run('--plan', at('planned'), '--json');
+    expect([code, err]).toEqual([0, '']);
+    expect(JSON.parse(out)).toMatchObject({ batch: 2, passes: 2, mask_ratio: 0 });
+  });
+
+  test.each([
+    [['--mask', '0.5', 'x.png'], '--mask: says what to plan'],
+    [[], 'file: missing'],
+    [['--plan', '--recipe', 'tiny', 'runs/x'], '--recipe: given together with runs/x'],
+  ])('%j is refused, exit 2', (args, message) => {
+    const { code, out, err } = run(...args);
+    expect([code, out]).toEqual([2, '']);
+    expect(err).toContain(message);
+  });
+});
