@@ -39,18 +39,24 @@ const library = (name: string): Native => {
   return native;
 };
 
-let backends: { f32: Backend; f64: Backend; native: Native } | undefined;
+let backends: { f32: Backend; f64: Backend } | undefined;
+let product32: Native | undefined;
 
-/** The product's library (`native`, and as a backend) and its float64 build. */
-export function bothBackends(): { f32: Backend; f64: Backend; native: Native } {
+/** The product's library, over which `bothBackends().f32` runs. */
+export function productLibrary(): Native {
+  product32 ??= library('libmicrodiff.so');
+  return product32;
+}
+
+/** The product's library and its float64 build. */
+export function bothBackends(): { f32: Backend; f64: Backend } {
   if (!existsSync(new URL('../../build/libmicrodiff_f64.so', import.meta.url))) {
     throw new Error('build/libmicrodiff_f64.so is missing: run make test');
   }
-  if (!backends) {
-    const native = library('libmicrodiff.so');
-    const f64 = cpuBackendOver(library('libmicrodiff_f64.so'));
-    backends = { f32: cpuBackendOver(native), f64, native };
-  }
+  backends ??= {
+    f32: cpuBackendOver(productLibrary()),
+    f64: cpuBackendOver(library('libmicrodiff_f64.so')),
+  };
   return backends;
 }
 

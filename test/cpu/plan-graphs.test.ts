@@ -12,7 +12,7 @@ import { initialiseWeights } from '../../src/train/initialise.ts';
 import { microStepPlan } from '../../src/train/step.ts';
 import { stageWork } from '../../src/train/work.ts';
 import { graphInputs, randomGraph } from '../null/plan/random-graph.ts';
-import { bothBackends, checkOp, randomInput, randomValues } from './op-case.ts';
+import { bothBackends, checkOp, productLibrary, randomInput, randomValues } from './op-case.ts';
 
 describe('gradients of random graphs', () => {
   for (let seed = 1; seed <= 24; seed++) {
@@ -94,7 +94,7 @@ describe('replay of a micro-step', () => {
 
   test('a run is one native call and takes no memory', () => {
     const runner = micro(f32);
-    const { native } = bothBackends();
+    const native = productLibrary();
     const spies = [spyOn(native, 'replay'), spyOn(native, 'alloc'), spyOn(native, 'copy')];
     runner.run();
     runner.run();
