@@ -4,6 +4,7 @@
 import { afterAll, describe, expect, test } from 'bun:test';
 import {
   copyFileSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -80,6 +81,13 @@ describe('alone', () => {
     const sample = run(['sample', '-m', 'run', 'a red apple', '--steps', '2', '-o', 'apple.png']);
     expect([sample.code, sample.err]).toEqual([0, '']);
     expect(JSON.parse(sample.out)).toMatchObject({ prompt: 'a red apple', file: 'apple.png', steps: 2 });
+  });
+
+  test.skipIf(!existsSync('weights'))('draws with the model inside it', () => {
+    const words = 'a red apple, fluent 3d style';
+    const { code, out, err } = run(['sample', words, '--steps', '4', '-o', 'apple.png']);
+    expect([code, err]).toEqual([0, '']);
+    expect(JSON.parse(out)).toMatchObject({ prompt: words, file: 'apple.png', seed: 0 });
   });
 
   test('leaves nothing else behind where it is started', () => {
