@@ -1,8 +1,7 @@
 // Work memory for OpenBLAS, in place of its own: the serial build hands the same buffer to two threads that
 // ask at the same moment (0.3.21: about one wrong product in 3000 at 13 rows), because it takes no lock.
 // OpenBLAS serves the yardstick of the benches and the double build (blas.cpp). The linker sends its calls
-// here (--wrap in build.mk). Each buffer is address space first and memory where
-// it is touched.
+// here (--wrap in build.mk). Each buffer is address space first and memory where it is touched.
 #include <atomic>
 #include <stdio.h>
 #include <stdlib.h>

@@ -10,7 +10,7 @@
 namespace {
 
 // Below this many operations waking the others costs more than they save (bench/SPEED.md).
-constexpr double alone_below = 2e6;
+constexpr double alone_below = 1e7;
 constexpr long few_rows = 128;
 // Packed floats of op(B) at a time; more only if a single cut of depth takes more.
 constexpr long packed_floats = 2 << 20;

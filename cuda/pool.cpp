@@ -30,13 +30,16 @@ constexpr int max_threads = 256;
 constexpr long spin_ns = 60000;
 // Few enough that claiming costs nothing, enough that a slow thread does not leave the others idle.
 constexpr long chunks_per_thread = 16;
+// Commands that the calling thread does in this time by itself are not shared: on a busy machine, a worker
+// that claims a chunk and is then put aside holds up the join for milliseconds (bench/SPEED.md).
+constexpr long alone_ns = 60000;
 
 constexpr uint32_t closed = 0xffffffffu;  // a chunk number beyond every job's: nothing to claim
 
 struct Job {
   std::atomic<const md_entry *> entry;
   std::atomic<const void *> slots;
-  std::atomic<long> blocks, chunk;
+  std::atomic<long> begin, blocks, chunk;  // blocks [begin, blocks)
 };
 
 Job job;
@@ -84,15 +87,16 @@ void work(int thread, uint32_t now) {
     if (generation(at) != now) return;
     const md_entry *entry = job.entry.load(std::memory_order_acquire);
     const void *slots = job.slots.load(std::memory_order_acquire);
+    long begin = job.begin.load(std::memory_order_acquire);
     long blocks = job.blocks.load(std::memory_order_acquire);
     long chunk = job.chunk.load(std::memory_order_acquire);
-    long chunks = (blocks + chunk - 1) / chunk;
+    long chunks = (blocks - begin + chunk - 1) / chunk;
     long mine = long(uint32_t(at));
     if (mine >= chunks) return;
     // Success proves that what was read above belongs to this generation: it cannot end before this chunk
     // does, and pool_run closes the word before it writes the next job.
     if (!word.compare_exchange_weak(at, at + 1, std::memory_order_acq_rel)) continue;
-    long first = mine * chunk, last = first + chunk < blocks ? first + chunk : blocks;
+    long first = begin + mine * chunk, last = first + chunk < blocks ? first + chunk : blocks;
     entry->run(slots, first, last, scratch[thread]);
     if (long(finished.fetch_add(1, std::memory_order_seq_cst)) + 1 == chunks &&
         joiner_sleeps.load(std::memory_order_seq_cst))
@@ -162,14 +166,24 @@ bool pool_scratch(uint64_t bytes) {
 void pool_run(const md_entry *entry, const void *slots, long blocks, bool alone) {
   if (blocks <= 0) return;
   if (alone || threads == 1 || blocks == 1) return entry->run(slots, 0, blocks, scratch[0]);
-  long chunk = blocks / (threads * chunks_per_thread);
-  if (chunk < 1) chunk = 1;
-  long chunks = (blocks + chunk - 1) / chunk;
+  long chunk = blocks / (threads * chunks_per_thread), begin = 0;
+  if (chunk >= 1) {
+    // Enough blocks that the first few of them can tell how long all will take.
+    begin = chunk / 4 + 1;
+    long start = now_ns();
+    entry->run(slots, 0, begin, scratch[0]);
+    if (double(now_ns() - start) * double(blocks) < double(alone_ns) * double(begin))
+      return entry->run(slots, begin, blocks, scratch[0]);
+  } else {
+    chunk = 1;
+  }
+  long chunks = (blocks - begin + chunk - 1) / chunk;
   uint32_t next = generation(word.load(std::memory_order_relaxed)) + 1;
   word.store(uint64_t(next - 1) << 32 | closed, std::memory_order_seq_cst);
   finished.store(0, std::memory_order_release);
   job.entry.store(entry, std::memory_order_release);
   job.slots.store(slots, std::memory_order_release);
+  job.begin.store(begin, std::memory_order_release);
   job.blocks.store(blocks, std::memory_order_release);
   job.chunk.store(chunk, std::memory_order_release);
   word.store(uint64_t(next) << 32, std::memory_order_seq_cst);
