@@ -62,7 +62,8 @@ case $what in
     inside '
       . /etc/os-release && echo "$PRETTY_NAME, $(ldd --version | sed -n 1p)"
       cd /empty
-      for words in --version doctor "sample \"a red apple, fluent 3d style\" -o apple.png"; do
+      for words in --version doctor "train tiny --steps 4 -o run" \
+        "sample \"a red apple, fluent 3d style\" -o apple.png"; do
         echo "\$ ./microdiff $words"
         eval "./microdiff $words"
       done
