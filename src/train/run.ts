@@ -52,11 +52,12 @@ const SKIPS = 5;
 /** Trains until the recipe is done or a stop is asked for; a checkpoint is written in both cases. */
 export async function trainRun(options: RunOptions): Promise<RunResult> {
   const { recipe, folder, backend, log } = options;
+  refuseOtherRecipe(folder, recipe);
+  const data = await openData(recipe, (text) => log.warn(text));
+  await loadDrawing(); // what keeps it from being loaded is told now, not at the first preview
   makeFolder(folder);
   cleanLeftovers(folder);
-  await loadDrawing(); // what keeps it from being loaded is told now, not at the first preview
-  settleRecipe(folder, recipe);
-  const data = await openData(recipe, (text) => log.warn(text));
+  writeWholeFile(join(folder, 'recipe.toml'), recipeToml(recipe));
   const network = declareNetwork(recipe.model, recipe.text);
   const trainer = new Trainer(backend, network, recipe, data.batches);
   const checkpoints = new Checkpoints(folder);
@@ -83,10 +84,10 @@ export async function trainRun(options: RunOptions): Promise<RunResult> {
 }
 
 /**
- * Writes the resolved recipe into a new run; in an old one only keys that change no past number may differ.
- * That includes the lengths of stages, so that a run can be made longer or shorter.
+ * In a run that has begun, only keys that change no past number may differ. That includes the lengths of
+ * stages, so that a run can be made longer or shorter.
  */
-function settleRecipe(folder: string, recipe: Recipe): void {
+function refuseOtherRecipe(folder: string, recipe: Recipe): void {
   const old = recipeOfRun(folder);
   if (old) {
     const stages = Math.min(old.stage.length, recipe.stage.length);
@@ -100,7 +101,6 @@ function settleRecipe(folder: string, recipe: Recipe): void {
       });
     }
   }
-  writeWholeFile(join(folder, 'recipe.toml'), recipeToml(recipe));
 }
 
 /** The recipe that a run folder was made with; null for a new folder. */
