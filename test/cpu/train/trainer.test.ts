@@ -9,7 +9,7 @@ import type { Recipe } from '../../../src/recipe/schema.ts';
 import { declareNetwork } from '../../../src/sample/network.ts';
 import { Checkpoints } from '../../../src/train/checkpoint.ts';
 import { openData } from '../../../src/train/source.ts';
-import { type Batch, Trainer } from '../../../src/train/trainer.ts';
+import { type Batch, type StepReport, Trainer } from '../../../src/train/trainer.ts';
 import { bothBackends } from '../op-case.ts';
 import { Place } from './program.ts';
 
@@ -72,8 +72,8 @@ test('the loss goes down', async () => {
 });
 
 test('a step is the same however it is split: the same draws, sums within float32', async () => {
-  const reports = [];
-  const weights = [];
+  const reports: StepReport[][] = [];
+  const weights: Float32Array[] = [];
   for (const micro of [0, 4, 2]) {
     const trainer = await trainerOf(recipeWith(`train.micro_batch=${micro}`, 'optimizer.lr=1e-4'));
     reports.push(run(trainer, 8));
