@@ -150,6 +150,17 @@ describe('signals', () => {
     expect(parts(run)).toEqual([]);
   });
 
+  test('checkpoints by the clock', async () => {
+    const child = place.start(tiny('clock', { ...LONG, every: '0.5s' }));
+    await until(child, () => saved('clock'));
+    child.kill('SIGKILL');
+    await child.exited;
+    const { seconds } = JSON.parse(
+      place.read('clock', 'checkpoints', place.read('clock', 'latest').trim(), 'state.json'),
+    );
+    expect(seconds).toBeGreaterThan(0.5);
+  });
+
   test('a second signal ends at once', async () => {
     const child = place.start(tiny('twice', LONG));
     await until(child, () => saved('twice'));

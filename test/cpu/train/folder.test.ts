@@ -1,0 +1,46 @@
+// `train --data DIR` from outside: pictures of the user's in place of the recipe's sources.
+import { afterAll, expect, test } from 'bun:test';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { createCanvas } from '@napi-rs/canvas';
+import { Place } from './program.ts';
+
+const place = new Place();
+afterAll(() => place.remove());
+
+function put(folder: string, name: string, colour: string, caption: string | null): void {
+  const canvas = createCanvas(12, 10);
+  const context = canvas.getContext('2d');
+  context.fillStyle = colour;
+  context.fillRect(0, 0, 12, 10);
+  mkdirSync(place.at(folder), { recursive: true });
+  writeFileSync(place.at(folder, `${name}.png`), canvas.toBuffer('image/png'));
+  if (caption !== null) writeFileSync(place.at(folder, `${name}.txt`), caption);
+}
+
+test('two folders, mixed equally; what is left out is named; changed pictures are told', async () => {
+  put('one', 'a', '#ff0000', 'red');
+  put('one', 'b', '#00ff00', 'green');
+  put('one', 'c', '#00ff00', null);
+  put('two', 'd', '#0000ff', 'blue');
+  const args = ['train', 'tiny', '--data', 'one', '--data', 'two', '-o', 'run'];
+  const { code, out, err } = await place.run([...args, '--steps', '2']);
+  expect([code, out]).toEqual([0, 'run\n']);
+  expect(err).toStartWith('warning: one: 1 left out without a caption (c.png)\n');
+  const { data } = Bun.TOML.parse(place.read('run', 'recipe.toml')) as { data: { source: object[] } };
+  expect(data.source).toMatchObject([
+    { name: 'folder', path: 'one', weight: 1 },
+    { name: 'folder', path: 'two', weight: 1 },
+  ]);
+  expect(data.source.length).toBe(2);
+
+  const same = await place.run([...args, '--steps', '3']);
+  expect(same.err).not.toContain('the pictures are not those');
+  put('two', 'e', '#ffffff', 'white');
+  const changed = await place.run([...args, '--steps', '4']);
+  expect(changed.err).toContain('warning: the pictures are not those that step-00000003 was trained on\n');
+  expect([same.code, changed.code]).toEqual([0, 0]);
+  expect(place.metrics('run').map(({ step }) => step)).toEqual([1, 2, 3, 4]);
+
+  const drawn = await place.run(['sample', '-m', 'run', 'a blue square', '--steps', '2', '-o', 'blue.png']);
+  expect([drawn.code, JSON.parse(drawn.out)]).toMatchObject([0, { file: 'blue.png', width: 8 }]);
+});
