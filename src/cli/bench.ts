@@ -38,11 +38,11 @@ export const bench = command({
     const { benchTrain, benchForward } = await import('../train/bench.ts');
     const referenceSeconds = isReference(work, what) ? REFERENCE_SECONDS[what] : null;
     log.info(`${what} ${work.name}: 1 + ${values.repeats} repeats`);
-    const options = { ...work, backend, threads, repeats: values.repeats, referenceSeconds };
+    const options = { ...work, backend, threads, repeats: values.repeats, ops: values.ops, referenceSeconds };
     const result = what === 'train' ? benchTrain(options) : benchForward(options);
     const { ops, ...numbers } = result;
     if (values.json) stdout.line(encodeRecord({ ...numbers, ...(values.ops ? { ops } : {}) }));
-    else stdout.write(page(result, what, values.ops ? ops : []));
+    else stdout.write(page(result, what, ops));
     return 0;
   },
 });

@@ -28,6 +28,8 @@ export interface BenchOptions extends Workload {
   readonly threads: number;
   /** Measured repeats after one to warm up. */
   readonly repeats: number;
+  /** Also time every op, in as many rounds again. */
+  readonly ops: boolean;
   /** Seconds that the reference takes where the yardstick runs at REFERENCE_GFLOPS; null: not known. */
   readonly referenceSeconds: number | null;
 }
@@ -63,6 +65,7 @@ export interface BenchResult {
   readonly sgemm_gflops: number;
   /** Times the speed of the reference, scaled by the yardstick; null for other configurations. */
   readonly vs_reference: number | null;
+  /** The slowest first; empty where they were not asked for. */
   readonly ops: readonly OpTime[];
 }
 
@@ -144,7 +147,7 @@ function measure(options: BenchOptions, passes: readonly Runner[], images: numbe
     if (round > 0) seconds.push((performance.now() - begin) / 1000);
     yardstick.run();
   }
-  const ops = timeOps(backend, passes, repeats);
+  const ops = options.ops ? timeOps(backend, passes, repeats) : [];
   yardstick.free();
   const sorted = seconds.toSorted((a, b) => a - b);
   const median = (sorted[(repeats - 1) >> 1]! + sorted[repeats >> 1]!) / 2;
