@@ -25,7 +25,7 @@ export const WORKS: readonly Work[] = [
   row('microdiff', version, 'MIT', 'the microdiff contributors', 'this program'),
   row('Bun', Bun.version, 'MIT', 'Oven', 'runtime'),
   row('JavaScriptCore', '', 'LGPL-2.0-or-later', 'Apple Inc. and others', 'inside Bun'),
-  row('OpenBLAS', '', 'BSD-3-Clause', 'The OpenBLAS Project', 'matrix products on the CPU'),
+  row('OpenBLAS', '', 'BSD-3-Clause', 'The OpenBLAS Project', 'yardstick of the benches'),
   row('@napi-rs/canvas', dependencies['@napi-rs/canvas'], 'MIT', 'lynweklm@gmail.com', 'drawing'),
   row('Skia', '', 'BSD-3-Clause', 'Google Inc.', 'inside @napi-rs/canvas'),
   row('chart.js', dependencies['chart.js'], 'MIT', 'Chart.js Contributors', 'plots'),
