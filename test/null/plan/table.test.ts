@@ -14,7 +14,7 @@ const table = opTable();
 /** Kernel name to its slots in order, as `kind name`, from the structs of all sources in cuda/. */
 function kernelFields(): Map<string, string[]> {
   const found = new Map<string, string[]>();
-  for (const file of readdirSync(`${ROOT}/cuda`).filter((name) => /\.(cu|cpp)$/.test(name))) {
+  for (const file of readdirSync(`${ROOT}/cuda`).filter((name) => /\.(cu|cpp|h)$/.test(name))) {
     const text = read(`${ROOT}/cuda/${file}`).replace(/\/\/.*$/gm, '');
     for (const [, name, body] of text.matchAll(/^struct (\w+) \{\n([\s\S]*?)^(?: {2}BODY|\};)/gm)) {
       found.set(name!, fieldsOf(body!));
