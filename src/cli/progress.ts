@@ -27,6 +27,8 @@ export interface ProgressOptions {
 
 const LIVE_MS = 100;
 const PLAIN_MS = 5000;
+/** Share of the work before which the first step, which is slower than those after it, misleads. */
+const TOO_EARLY = 0.01;
 const CLEAR = '\r\u001B[K';
 
 export class Progress {
@@ -82,7 +84,7 @@ export class Progress {
     if (loss !== undefined) parts.push(`loss ${Number.isFinite(loss) ? loss.toFixed(4) : String(loss)}`);
     const start = this.#start!;
     const passed = (at - start.at) / 1000;
-    if (total !== undefined && done > start.done && done < total) {
+    if (total !== undefined && done < total && done - start.done > TOO_EARLY * (total - start.done)) {
       parts.push(`${duration(((total - done) * passed) / (done - start.done))} left`);
     }
     if (note) parts.push(note);

@@ -135,7 +135,7 @@ function fillInputs(runner: Runner, { network, recipe }: Workload, batch: number
   }
 }
 
-/** Rounds of yardstick and passes in turn; the best yardstick and the median of the passes count. */
+/** Rounds of yardstick and passes in turn. The median counts for both, so that both meet the same machine. */
 function measure(options: BenchOptions, passes: readonly Runner[], images: number): BenchResult {
   const { backend, threads, repeats, referenceSeconds } = options;
   const yardstick = new Yardstick(backend, threads);
@@ -149,14 +149,13 @@ function measure(options: BenchOptions, passes: readonly Runner[], images: numbe
   }
   const ops = options.ops ? timeOps(backend, passes, repeats) : [];
   yardstick.free();
-  const sorted = seconds.toSorted((a, b) => a - b);
-  const median = (sorted[(repeats - 1) >> 1]! + sorted[repeats >> 1]!) / 2;
+  const median = medianOf(seconds);
   const gflop = passes.reduce((sum, pass) => sum + pass.plan.flops, 0) / 1e9;
   const scaled = referenceSeconds && (referenceSeconds * REFERENCE_GFLOPS) / yardstick.gflops;
   return {
     images_per_s: images / median,
     ms_per_step: median * 1000,
-    ms_per_step_best: sorted[0]! * 1000,
+    ms_per_step_best: Math.min(...seconds) * 1000,
     gflop_per_image: gflop / images,
     tflops: gflop / median / 1000,
     mfu: gflop / median / yardstick.gflops,
@@ -169,11 +168,16 @@ function measure(options: BenchOptions, passes: readonly Runner[], images: numbe
   };
 }
 
+function medianOf(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return (sorted[(sorted.length - 1) >> 1]! + sorted[sorted.length >> 1]!) / 2;
+}
+
 const SIDE = 1024;
 
 /** Two (as many as there are threads) products of 1024 x 1024 matrices, each on one thread. */
 class Yardstick {
-  private best = Number.POSITIVE_INFINITY;
+  private readonly times: number[] = [];
   private readonly region: Region;
   private readonly loaded;
 
@@ -191,11 +195,11 @@ class Yardstick {
   }
 
   run(): void {
-    this.best = Math.min(this.best, this.loaded.runTimed()[0]!);
+    this.times.push(this.loaded.runTimed()[0]!);
   }
 
   get gflops(): number {
-    return (2 * this.threads * SIDE ** 3) / this.best;
+    return (2 * this.threads * SIDE ** 3) / medianOf(this.times);
   }
 
   free(): void {
