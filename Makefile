@@ -29,7 +29,7 @@ build/setup.mk: package.json bun.lock .ci/setup
 include cuda/build.mk
 include src/data/build.mk
 NATIVE := build/libmicrodiff.so build/libmicrodiff_f64.so # the second, in float64, is for tests
-EMBEDDED := build/libmicrodiff.so build/emoji.pack
+EMBEDDED := build/libmicrodiff.so build/emoji.pack $(FATBINS) $(KERNEL_TEXTS)
 
 ##@ Targets
 

@@ -1,7 +1,8 @@
-// The vocabulary in which every kernel is written once for three compilations:
+// The vocabulary in which every kernel is written once for several compilations:
 //   g++                    act = real = float    the CPU product; a block is one lane and `omp simd` loops
 //   g++ -DREAL_IS_DOUBLE   act = real = double   the same bodies for finite differences in tests
-//   nvcc                   act = bf16, real = float; a block is blockDim.x threads
+//   nvcc, NVRTC            act = bf16, real = float; a block is blockDim.x threads
+//     -DACT_IS_FLOAT       act = real = float on the GPU as well
 // Parts: element types and load/store; block index, loops and sums; scratch; BODY and KERNEL.
 //
 // A kernel is a struct of 8-byte slots (pointers, then long, then double) with a BODY for one block:
@@ -19,11 +20,25 @@
 // call block_sync(). A .cu file includes only this header, math.h and headers of this folder: on the CPU the
 // whole file is compiled inside an unnamed namespace (kernel_unit.h), once for x86-64-v3 and once for v4.
 #pragma once
+
+#ifdef __CUDACC_RTC__
+// NVRTC has no headers; of the functions, CUDA's own mathematics and memcpy are built in.
+typedef signed char int8_t;
+typedef unsigned char uint8_t;
+typedef short int16_t;
+typedef unsigned short uint16_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef long int64_t;
+typedef unsigned long uint64_t;
+#define INFINITY __int_as_float(0x7f800000)
+#else
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#endif
 
-#ifdef __CUDACC__
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define MD_CUDA 1
 #define FN static __device__ __forceinline__
 #define MEMBER __device__ __forceinline__
@@ -71,7 +86,7 @@ FN bf16 bf16_of(float value) {
 #ifdef REAL_IS_DOUBLE
 typedef double act;
 typedef double real;
-#elif MD_CUDA
+#elif MD_CUDA && !defined(ACT_IS_FLOAT)
 typedef bf16 act;
 typedef float real;
 #else

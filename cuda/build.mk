@@ -83,29 +83,71 @@ $(NATIVE_OBJECTS):
 	mkdir -p $@
 
 # ---- GPU kernels -----------------------------------------------------------------------------------------
-# Each .cu lies in a namespace of its own, as on the CPU; kernels are extern "C". Files of EXACT go to a
-# second fatbin, because contraction is chosen for a whole compilation.
+# Two compute modes (block.h: bf16, and f32 with -DACT_IS_FLOAT), each in two fatbins: contraction to fma is
+# chosen for a whole compilation, and the files of EXACT do without. What nvcc compiles is the one text of
+# concat.sh that is embedded for NVRTC as well. Without nvcc the fatbins are empty, and the executable relies
+# on the NVRTC of the machine that it runs on.
+#
+# sm_80 code serves 86 and 89 as well, sm_100 and sm_120 their later steppings; PTX of 80 all that is newer.
 
-NVCC_ALL := -std=c++17 -O3 --expt-relaxed-constexpr -Xcudafe --diag_suppress=177
-CUDA_TARGETS := -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 \
-	-gencode arch=compute_100,code=sm_100 -gencode arch=compute_120,code=[sm_120,compute_120]
+GPU := build/gpu
+GPU_MODES := bf16 f32
+GPU_TARGETS := 80 90 100 120
+GPU_PTX := 80
+GPU_PARTS := $(GPU_MODES) $(GPU_MODES:%=%_exact)
+FATBINS := $(GPU_PARTS:%=build/microdiff_%.fatbin)
+KERNEL_TEXTS := build/kernels.cu build/kernels_exact.cu
+GPU_LOGS := $(foreach part,$(GPU_PARTS),$(GPU_TARGETS:%=$(GPU)/$(part).sm_%.log))
 EXACT_KERNELS := $(filter $(EXACT:%=cuda/%.cu),$(NATIVE_KERNELS))
+NVCC_ALL := -std=c++17 -O3 --expt-relaxed-constexpr --diag-suppress 177
+# ptxas and fatbinary lie where nvcc itself does, which may be found through a script of that name.
+NVCC_BIN = $(shell $(NVCC) --dryrun -x cu /dev/null 2>&1 | sed -n 's/^\#\$$ _HERE_=//p')
 
+# Compiles all and holds the kernels to the rules of check-fatbin.sh; the table stays in build/fatbin.txt.
 .PHONY: fatbin
-fatbin: build/microdiff.fatbin build/microdiff_exact.fatbin
+fatbin: $(FATBINS) build/fatbin.txt
 
-build/microdiff.fatbin: CUDA_SOURCES = $(filter-out $(EXACT_KERNELS),$(NATIVE_KERNELS))
-build/microdiff.fatbin: FMAD = true
-build/microdiff_exact.fatbin: CUDA_SOURCES = $(EXACT_KERNELS)
-build/microdiff_exact.fatbin: FMAD = false
+build/kernels.cu: TEXTS = $(filter-out $(EXACT_KERNELS),$(NATIVE_KERNELS))
+build/kernels_exact.cu: TEXTS = $(EXACT_KERNELS)
+$(KERNEL_TEXTS): $(NATIVE_KERNELS) $(wildcard cuda/*.h) cuda/concat.sh cuda/build.mk
+	sh cuda/concat.sh $(TEXTS) > $@
 
-build/microdiff.fatbin build/microdiff_exact.fatbin: $(NATIVE_KERNELS) $(wildcard cuda/*.h) cuda/build.mk
-	@mkdir -p $(NATIVE_OBJECTS)
-	@test -n "$(NVCC)" || { echo "nvcc was not found: $@ cannot be built" >&2; exit 1; }
-	{ echo '#include "$(CURDIR)/cuda/block.h"'; echo '#include "$(CURDIR)/cuda/math.h"'; \
-	  for f in $(CUDA_SOURCES); do echo "namespace $$(basename $$f .cu)_cu {"; \
-	    echo "#include \"$(CURDIR)/$$f\""; echo '}'; done; } > $(NATIVE_OBJECTS)/$(basename $(notdir $@)).cu
-	@echo "nvcc $@"
-	$(NVCC) $(NVCC_ALL) -fmad=$(FMAD) $(CUDA_TARGETS) -fatbin $(NATIVE_OBJECTS)/$(basename $(notdir $@)).cu -o $@
+# Changes when nvcc comes, goes or is another.
+$(GPU)/nvcc: FORCE
+	@mkdir -p $(GPU)
+	@{ $(or $(NVCC),echo none) --version; } | cmp -s - $@ || { $(or $(NVCC),echo none) --version; } > $@
+.PHONY: FORCE
+FORCE:
+
+ifeq ($(NVCC),)
+
+$(FATBINS) build/fatbin.txt &: $(GPU)/nvcc
+	for file in $(FATBINS) build/fatbin.txt; do : > $$file; done
+	echo 'nvcc was not found: no GPU code is embedded, GPUs will need NVRTC' >&2
+
+else
+
+# $(1) part, $(2) target
+define GPU_OBJECT
+$(GPU)/$(1).sm_$(2).ptx: build/kernels$(if $(findstring exact,$(1)),_exact).cu $(GPU)/nvcc cuda/build.mk
+	@echo "nvcc $(1) sm_$(2)"
+	$(NVCC) $(NVCC_ALL) -fmad=$(if $(findstring exact,$(1)),false,true) $(if $(findstring f32,$(1)),-DACT_IS_FLOAT) \
+	  -ptx -arch=compute_$(2) $$< -o $$@ 2> $$@.log || { cat $$@.log >&2; exit 1; }
+$(GPU)/$(1).sm_$(2).cubin $(GPU)/$(1).sm_$(2).log &: $(GPU)/$(1).sm_$(2).ptx
+	$$(NVCC_BIN)/ptxas -v -arch=sm_$(2) $$< -o $(GPU)/$(1).sm_$(2).cubin > $(GPU)/$(1).sm_$(2).log 2>&1 || \
+	  { cat $(GPU)/$(1).sm_$(2).log >&2; exit 1; }
+	cat $$<.log >> $(GPU)/$(1).sm_$(2).log
+endef
+$(foreach part,$(GPU_PARTS),$(foreach target,$(GPU_TARGETS),$(eval $(call GPU_OBJECT,$(part),$(target)))))
+
+build/microdiff_%.fatbin: $(GPU_TARGETS:%=$(GPU)/\%.sm_%.cubin) $(GPU)/%.sm_$(GPU_PTX).ptx
+	$(NVCC_BIN)/fatbinary --create=$@ -64 --compress-mode=size \
+	  $(foreach target,$(GPU_TARGETS),--image3=kind=elf,sm=$(target),file=$(GPU)/$*.sm_$(target).cubin) \
+	  --image3=kind=ptx,sm=$(GPU_PTX),file=$(GPU)/$*.sm_$(GPU_PTX).ptx
+
+build/fatbin.txt: $(GPU_LOGS) cuda/check-fatbin.sh
+	sh cuda/check-fatbin.sh $(GPU_LOGS) > $@
+
+endif
 
 -include $(wildcard $(NATIVE_OBJECTS)/*.d)
