@@ -35,7 +35,7 @@ awk '
   END {
     if (!rows) fault("no kernel in the logs")
     targets = split("sm_80 sm_90 sm_100 sm_120", target, " ")
-    print "Registers a thread on each target, /bytes of stack, !bytes of spills; bytes of static shared memory."
+    print "Registers a thread on each target, /bytes of stack, !bytes of spills; static shared memory."
     printf "%-12s %-28s", "part", "kernel"
     for (t = 1; t <= targets; ++t) printf " %10s", target[t]
     print "   shared"

@@ -25,7 +25,7 @@ for file in "$@"; do basename "$file"; done | awk '
     }
     close(name)
   }
-  # Emits the headers that a file includes. They are collected first: awk reads one file by one name at a time.
+  # Emits the headers that a file includes; collected first, for awk has one place in a file of one name.
   function visit(name,    text, list, count, i) {
     while ((getline text < name) > 0) if (included(text) != "") list[++count] = included(text)
     close(name)

@@ -1,5 +1,6 @@
-// The GPU kernels inside the executable (or in build/ of the source tree): machine code for each compute mode,
-// and the sources for NVRTC. Imported only when a GPU is opened, so that all else works before they are built.
+// The GPU kernels inside the executable (or in build/ of the source tree): machine code for each compute
+// mode, and the sources for NVRTC. Imported only when a GPU is opened, so that all else works before they are
+// built.
 
 import bf16 from '../build/microdiff_bf16.fatbin' with { type: 'file' };
 import bf16Exact from '../build/microdiff_bf16_exact.fatbin' with { type: 'file' };
@@ -11,7 +12,7 @@ import sourceExact from '../build/kernels_exact.cu' with { type: 'file' };
 /** Compute modes: what activations and weights are on the GPU. Sums and statistics are float32 in both. */
 export type GpuMode = 'bf16' | 'f32';
 
-/** One of the two compilations of a mode: `exact` ones are built without contraction to fused multiply-adds. */
+/** One of the two compilations of a mode: the `exact` one has no contraction to fused multiply-adds. */
 export interface GpuCode {
   readonly exact: boolean;
   /** For cuModuleLoadData; empty where the build had no nvcc. */
