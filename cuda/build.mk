@@ -132,7 +132,8 @@ define GPU_OBJECT
 $(GPU)/$(1).sm_$(2).ptx: build/kernels$(if $(findstring exact,$(1)),_exact).cu $(GPU)/nvcc cuda/build.mk
 	@echo "nvcc $(1) sm_$(2)"
 	$(NVCC) $(NVCC_ALL) -fmad=$(if $(findstring exact,$(1)),false,true) \
-	  $(if $(findstring f32,$(1)),-DACT_IS_FLOAT) -ptx -arch=compute_$(2) $$< -o $$@ 2> $$@.log || { cat $$@.log >&2; exit 1; }
+	  $(if $(findstring f32,$(1)),-DACT_IS_FLOAT) -ptx -arch=compute_$(2) $$< -o $$@ 2> $$@.log || \
+	  { cat $$@.log >&2; exit 1; }
 $(GPU)/$(1).sm_$(2).cubin $(GPU)/$(1).sm_$(2).log &: $(GPU)/$(1).sm_$(2).ptx
 	$$(NVCC_BIN)/ptxas -v -arch=sm_$(2) $$< -o $(GPU)/$(1).sm_$(2).cubin > $(GPU)/$(1).sm_$(2).log 2>&1 || \
 	  { cat $(GPU)/$(1).sm_$(2).log >&2; exit 1; }
