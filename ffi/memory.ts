@@ -5,7 +5,7 @@
 // array alive. So: out-parameters and lists are views over an explicit ArrayBuffer, and whoever hands an
 // address to C keeps the owner (Pinned, NativeMemory) in a field for as long as C may use it.
 
-import { type Pointer, ptr, toArrayBuffer } from 'bun:ffi';
+import { CString, type Pointer, ptr, toArrayBuffer } from 'bun:ffi';
 import { EXIT, Failure } from '../src/io/failure.ts';
 
 /** Bytes that JavaScript owns and C may keep the address of while this object is held. */
@@ -27,6 +27,17 @@ export function textFrom(fill: (out: Uint8Array, size: number) => number, size =
   const out = new Uint8Array(new ArrayBuffer(size));
   const length = fill(out, size);
   return new TextDecoder().decode(out.subarray(0, Math.min(length, size - 1)));
+}
+
+/** The text of a library at an address: UTF-8 up to a zero. Empty for a null pointer. */
+export function textAt(address: number): string {
+  return address === 0 ? '' : new CString(address as Pointer).toString();
+}
+
+/** Bytes of C at an address, not copied: valid only as long as C keeps them. */
+export function bytesAt(address: number, byteLength: number): Uint8Array {
+  if (byteLength === 0) return new Uint8Array(0);
+  return new Uint8Array(toArrayBuffer(address as Pointer, 0, byteLength));
 }
 
 /** A text for C: its UTF-8 bytes and a closing zero, over an explicit ArrayBuffer. */

@@ -24,6 +24,7 @@ const SYMBOLS = {
   md_copy: { args: ['ptr', 'ptr', 'i64'], returns: 'void' },
   md_fill: { args: ['ptr', 'i32', 'i64'], returns: 'void' },
   md_dlopen_reason: { args: ['ptr', 'ptr', 'i64'], returns: 'i64' },
+  md_nccl_init_rank: { args: ['ptr', 'ptr', 'i32', 'ptr', 'i32'], returns: 'i32' },
 } as const;
 
 /** Status of md_init that means "this processor cannot run it". */
@@ -134,6 +135,11 @@ export class Native {
   /** What the system's loader says about a library's path; empty if it opens. */
   dlopenReason(path: string): string {
     return textFrom((out, size) => this.#c.md_dlopen_reason(cString(path), out, size));
+  }
+
+  /** ncclCommInitRank at address `call`: its id goes by value, so C must pass it. Returns NCCL's status. */
+  ncclInitRank(call: number, out: number, ranks: number, id: Uint8Array, rank: number): number {
+    return this.#c.md_nccl_init_rank(call, out, ranks, id, rank);
   }
 
   #error(): string {

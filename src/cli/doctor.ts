@@ -3,8 +3,9 @@
 import { tmpdir } from 'node:os';
 import { EXIT } from '../io/failure.ts';
 import { command } from './command.ts';
+import { examineGpu, gpuRows } from './doctor-gpu.ts';
 import { SHARED } from './flags.ts';
-import { type Folder, folder, gpus, memory, processor } from './machine.ts';
+import { type Folder, folder, memory, processor } from './machine.ts';
 import { stdout } from './stdout.ts';
 import { builtFrom, cpuFlags, instructionSet, version } from './version.ts';
 
@@ -46,7 +47,7 @@ async function examine() {
   const temporary = folder(tmpdir());
   const here = folder(process.cwd());
   const library = await openLibrary();
-  const cards = gpus();
+  const gpu = await examineGpu();
   // One line each: what, why, and what mends it.
   const problems: string[] = [
     ...(library.error === null ? [] : [library.error]),
@@ -60,7 +61,7 @@ async function examine() {
     library,
     temporary,
     folder: here,
-    gpu: { found: cards.names, driver: cards.driver ?? null, used: false },
+    gpu: { ...gpu, used: false },
     problems,
   };
 }
@@ -96,8 +97,6 @@ function folderProblems(at: Folder, fix: string, holdsLibrary: boolean): string[
 function page(report: Report): string {
   const { cpu, library, gpu, temporary, folder: here } = report;
   const features = cpu.features.length > 0 ? cpu.features.join(' ') : 'none of those that are used';
-  const cards =
-    gpu.found.length > 0 ? gpu.found.join(', ') : gpu.driver ? 'a driver, but no card' : 'none found';
   const rows = [
     ['microdiff', `${report.microdiff.version} (${report.microdiff.commit}, Bun ${report.microdiff.bun})`],
     ['processor', `${cpu.model}, ${cpu.cores} ${cpu.cores === 1 ? 'core' : 'cores'}, ${cpu.isa}`],
@@ -109,8 +108,8 @@ function page(report: Report): string {
       : [['', `${library.isa} kernels, ${library.threads} threads, OpenBLAS ${library.blas}`]]),
     ['temporary', folderWords(temporary)],
     ['here', folderWords(here)],
-    ['GPU', `${cards}; this version computes on the CPU only`],
-    ['device', library.path === null ? 'none can be used' : 'cpu'],
+    ...gpuRows(gpu),
+    ['device', library.path === null ? 'none can be used' : 'cpu (this version computes on the CPU only)'],
   ];
   const problems = report.problems.map((problem) => `missing    ${problem}`);
   return `${[...rows.map(([name, text]) => `${name!.padEnd(11)}${text}`), ...problems].join('\n')}\n`;

@@ -65,6 +65,23 @@ describe('report', () => {
     expect(stdout.toString()).toContain('device     none can be used');
   });
 
+  test('a GPU library that does not open: every place with its reason', () => {
+    const place = mkdtempSync(join(tmpdir(), 'gpu-'));
+    try {
+      writeFileSync(join(place, 'libcuda.so.1'), 'not a library');
+      const { stdout } = run({ MICRODIFF_CUDA_PATH: `${place}:/no/such/folder` });
+      expect(stdout.toString()).toMatch(/^driver {5}cannot be used$/m);
+      expect(stdout.toString()).toMatch(new RegExp(`file too short.*: libcuda.so.1 in ${place}`));
+      expect(stdout.toString()).toMatch(/No such file or directory.*: libcuda.so.1 in \/no\/such\/folder, /);
+      const report = JSON.parse(run({ MICRODIFF_CUDA_PATH: place }, '--json').stdout.toString());
+      const { driver } = report.gpu.libraries;
+      expect(driver).toMatchObject({ path: null, error: expect.stringContaining('cannot load') });
+      expect(driver.tried[0].path).toBe(join(place, 'libcuda.so.1'));
+    } finally {
+      rmSync(place, { recursive: true });
+    }
+  });
+
   test('--json has the same keys for ever', () => {
     const report = JSON.parse(run({ MICRODIFF_NATIVE: '/no/such/library.so' }, '--json').stdout.toString());
     expect(Object.keys(report)).toEqual([
@@ -78,6 +95,9 @@ describe('report', () => {
       'problems',
     ]);
     expect(Object.keys(report.library)).toEqual(['path', 'isa', 'threads', 'blas', 'error']);
+    expect(Object.keys(report.gpu)).toEqual(['found', 'driver', 'cuda', 'devices', 'libraries', 'used']);
+    expect(Object.keys(report.gpu.libraries)).toEqual(['driver', 'cublaslt', 'cudnn', 'nccl', 'nvrtc']);
+    expect(Object.keys(report.gpu.libraries.nccl)).toEqual(['path', 'version', 'error', 'tried']);
     expect(report.gpu.used).toBe(false);
   });
 });
