@@ -1,7 +1,8 @@
 # The build: `make` alone prints the targets and what this machine has; every other target first
 # runs the set-up (.ci/setup), which installs what is missing and does nothing when nothing is.
 #
-# Rooms with rules of their own: cuda/build.mk (native library, GPU kernels), src/data/build.mk (image pack).
+# Rooms with rules of their own: cuda/build.mk (native library, GPU kernels), src/data/build.mk (image pack),
+# test/sim/build.mk (emulated kernels).
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -28,6 +29,7 @@ build/setup.mk: package.json bun.lock .ci/setup
 
 include cuda/build.mk
 include src/data/build.mk
+include test/sim/build.mk
 NATIVE := build/libmicrodiff.so build/libmicrodiff_f64.so # the second, in float64, is for tests
 EMBEDDED := build/libmicrodiff.so build/emoji.pack $(FATBINS) $(KERNEL_TEXTS)
 
@@ -41,11 +43,11 @@ help: ## this page
 
 build: dist/microdiff ## the kernels and the one executable, dist/microdiff
 
-test: $(NATIVE) $(EMBEDDED) ## every test that this machine can run, and what was skipped
+test: $(NATIVE) $(EMBEDDED) $(SIM) ## every test that this machine can run, and what was skipped
 	$(BUN) test/run.ts null cpu sim gpu
 
-test-sim: ## the CUDA path against stand-in drivers (comes with the CUDA path)
-	echo 'test-sim: nothing to run yet: it comes with the CUDA path'
+test-sim: $(NATIVE) $(EMBEDDED) $(SIM) ## the CUDA path without a GPU: emulated kernels
+	$(BUN) test/run.ts sim
 
 quickstart: dist/microdiff ## train a small model on the embedded images, about five minutes, and draw samples
 	dist/microdiff quickstart $(QUICKSTART_FLAGS)

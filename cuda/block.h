@@ -3,6 +3,7 @@
 //   g++ -DREAL_IS_DOUBLE   act = real = double   the same bodies for finite differences in tests
 //   nvcc, NVRTC            act = bf16, real = float; a block is blockDim.x threads
 //     -DACT_IS_FLOAT       act = real = float on the GPU as well
+//   g++ -DMD_EMULATED      either form for the GPU, its threads run one after another in tests
 // Parts: element types and load/store; block index, loops and sums; scratch; BODY and KERNEL.
 //
 // A kernel is a struct of 8-byte slots (pointers, then long, then double) with a BODY for one block:
@@ -38,7 +39,12 @@ typedef unsigned long uint64_t;
 #include <string.h>
 #endif
 
-#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+#if defined(MD_EMULATED)
+#define MD_CUDA 1
+#define FN [[maybe_unused]] static inline __attribute__((always_inline))
+#define MEMBER inline __attribute__((always_inline))
+#include "emulator.h"
+#elif defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define MD_CUDA 1
 #define FN static __device__ __forceinline__
 #define MEMBER __device__ __forceinline__
@@ -69,7 +75,7 @@ FN float float_of(uint32_t bits) {
   return value;
 }
 FN bf16 bf16_of(float value) {
-#if MD_CUDA
+#if MD_CUDA && !defined(MD_EMULATED)
   bf16 result;
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
   return result;
@@ -122,8 +128,9 @@ template <class Op> FN real block_fold(real value, Op op) {
   long width = lanes - warp * 32 < 32 ? lanes - warp * 32 : 32;
   unsigned mask = width == 32 ? 0xffffffffu : (1u << width) - 1u;
   for (int step = 16; step > 0; step >>= 1) {
-    real other = __shfl_down_sync(mask, value, step);
-    if (lane + step < width) value = op(value, other);
+    const bool inside = lane + step < width;
+    const real other = __shfl_sync(mask, value, int(inside ? lane + step : lane));
+    if (inside) value = op(value, other);
   }
   __syncthreads();
   if (lane == 0) partial[warp] = value;
@@ -161,10 +168,23 @@ FN real block_max(real value) { return value; }
 
 // scratch(T): the block's scratch memory as T*, 64-byte aligned, `scratch_bytes` of the command long; its
 // content is undefined when a block begins.
-#if MD_CUDA
+#if defined(MD_EMULATED)
+
+#define BODY(index) MEMBER void body(index) const
+#define scratch(T) ((T *)sim_scratch)
+#define KERNEL(name)                                                                                       \
+  static void name##_run(const void *slots) {                                                              \
+    struct name arguments;                                                                                 \
+    memcpy((void *)&arguments, slots, sizeof arguments);                                                   \
+    arguments.body((long)blockIdx.x);                                                                      \
+  }                                                                                                        \
+  __attribute__((used, retain, section("sim_kernels"))) static const sim_kernel name##_entry = {           \
+      #name, name##_run, unsigned(sizeof(struct name))};
+
+#elif MD_CUDA
 
 #define BODY(index) __device__ __forceinline__ void body(index) const
-extern __shared__ char md_scratch[];
+extern __shared__ __align__(128) char md_scratch[];
 #define scratch(T) ((T *)md_scratch)
 #define KERNEL(name)                                                                                       \
   extern "C" __global__ void name(const struct name arguments) { arguments.body((long)blockIdx.x); }
