@@ -1,6 +1,7 @@
 // softmax(q k^T / sqrt(D)) v over short sequences, forward and backward, tile by tile: no score matrix in
-// memory. Parts: attention_fwd (one block = one head of one image and one tile of queries), attention_bwd
-// (one block = one head of one image, so that every sum is done by one block in one order).
+// memory. Parts: attention_fwd (one block = one head of one image and one tile of queries), attention_delta
+// (one block = one row), attention_bwd (one block = one head of one image, so that every sum is done by one
+// block in one order).
 // Scores are kept transposed, [key, query]: maxima, sums and exponents run along queries, a lane a query.
 #include "block.h"
 #include "math.h"
@@ -68,16 +69,35 @@ struct attention_fwd {
 };
 KERNEL(attention_fwd)
 
-// W = exp(score - lse), delta = dy . y, dS = W (dy v^T - delta) / sqrt(D)
+// delta[n, h, t] = dy[n, t] . y[n, t] over the D columns of head h. One block = one row of y, dy [N T, H D].
+struct attention_delta {
+  const act *y, *dy;
+  real *delta;
+  long H, T, D, ldy, lddy;
+  BODY(long row) {
+    const long n = row / T, t = row % T;
+    for (long h = 0; h < H; ++h) {
+      const act *a = y + row * ldy + h * D, *b = dy + row * lddy + h * D;
+      real dot = 0;
+      EACH_SUM(d, D, dot) dot += load(a[d]) * load(b[d]);
+      dot = block_sum(dot);
+      if (TID == 0) delta[(n * H + h) * T + t] = dot;
+    }
+  }
+};
+KERNEL(attention_delta)
+
+// W = exp(score - lse), dS = W (dy v^T - delta) / sqrt(D)
 // dv = W^T dy, dq = dS k, dk = dS^T q                            (FlashAttention, Dao et al. 2022, App. B.4)
 // dq is summed over tiles of keys in `work` [N, H, T, P], which is absent where one tile holds all keys.
 struct attention_bwd {
-  const act *q, *k, *v, *y;
+  const act *q, *k, *v;
   const real *lse;
   const act *dy;
+  const real *delta;  // [N, H, T], of attention_delta
   act *dq, *dk, *dv;
   real *work;
-  long H, T, S, D, ldq, ldk, ldv, ldy, lddy, lddq, lddk, lddv, tileT, tileS, add_dq, add_dk, add_dv;
+  long H, T, S, D, ldq, ldk, ldv, lddy, lddq, lddk, lddv, tileT, tileS, add_dq, add_dk, add_dv;
   BODY(long block) {
     const long P = tile_padded(D), n = block / H, h = block % H;
     const real by = 1 / md::sqrt(real(D));
@@ -92,8 +112,8 @@ struct attention_bwd {
     real *dV = dK + tileS * P;    // [tileS, P]
     real *W = dV + tileS * P;     // [tileS, tileT]
     real *dS = W + tileS * tileT; // [tileS, tileT]
-    real *base = dS + tileS * tileT, *delta = base + tileT;  // [tileT]
-    const act *qh = q + n * T * ldq + h * D, *dyh = dy + n * T * lddy + h * D, *yh = y + n * T * ldy + h * D;
+    real *base = dS + tileS * tileT, *dot = base + tileT;  // [tileT]: lse, delta
+    const act *qh = q + n * T * ldq + h * D, *dyh = dy + n * T * lddy + h * D;
     for (long s0 = 0; s0 < S; s0 += tileS) {
       const long ns = S - s0 < tileS ? S - s0 : tileS;
       tile_load(K, P, k + (n * S + s0) * ldk + h * D, ldk, ns, D, 1);
@@ -106,16 +126,9 @@ struct attention_bwd {
         tile_load_t(dYt, tileT, dyh + t0 * lddy, lddy, nt, D, 1);
         EACH(t, tileT) {
           base[t] = t < nt ? lse[(n * H + h) * T + t0 + t] : 0;
-          delta[t] = 0;
+          dot[t] = t < nt ? delta[(n * H + h) * T + t0 + t] : 0;
         }
         block_sync();
-        for (long t = 0; t < nt; ++t) {
-          const act *row = yh + (t0 + t) * ldy;
-          real dot = 0;
-          EACH_SUM(d, D, dot) dot += dY[t * P + d] * load(row[d]);
-          dot = block_sum(dot);
-          if (TID == 0) delta[t] = dot;
-        }
         tile_mul(W, tileT, K, P, Qt, tileT, ns, tileT, D, false);
         tile_mul(dS, tileT, V, P, dYt, tileT, ns, tileT, D, false);
         block_sync();
@@ -123,7 +136,7 @@ struct attention_bwd {
           EACH(t, tileT) {
             const real w = md::exp(W[s * tileT + t] - base[t]);
             W[s * tileT + t] = w;
-            dS[s * tileT + t] = w * (dS[s * tileT + t] - delta[t]) * by;
+            dS[s * tileT + t] = w * (dS[s * tileT + t] - dot[t]) * by;
           }
         }
         block_sync();

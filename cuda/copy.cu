@@ -14,3 +14,15 @@ struct copy_rows {
   }
 };
 KERNEL(copy_rows)
+
+// y = x rounded to act. One block = `span` elements.
+struct cast {
+  const real *x;  // [count]
+  act *y;         // [count]
+  long count, span;
+  BODY(long block) {
+    const long first = block * span, n = count - first < span ? count - first : span;
+    EACH(i, n) store(y[first + i], x[first + i]);
+  }
+};
+KERNEL(cast)

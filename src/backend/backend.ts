@@ -6,13 +6,29 @@
  */
 export type Elem = 'act' | 'real' | 'i32';
 
-/** Bytes of one element of each kind on one backend (CPU: 4, 4, 4; the float64 test build: 8, 8, 4). */
+/**
+ * Bytes of one element of each kind on one backend. CPU: act 4, real 4, i32 4; the float64 test build 8, 8,
+ * 4;
+ * a GPU 2 (bfloat16), 4, 4, or 4, 4, 4.
+ */
 export type ElemBytes = Readonly<Record<Elem, number>>;
 
-/** A place in one of the memory regions that a program is bound to: region name and byte offset. */
+/**
+ * A place in one of the memory regions that a program is bound to: region name, byte offset, what lies
+ * there.
+ */
 export interface Place {
   readonly space: string;
   readonly offset: number;
+  readonly elem: Elem;
+}
+
+/** Another entry point with the same arguments, for bf16 on a GPU with tensor cores. Scratch in bytes. */
+export interface TensorForm {
+  readonly kernel: string;
+  readonly blocks: number;
+  readonly threads: number;
+  readonly scratch: number;
 }
 
 /** One kernel call over `blocks` independent blocks. `blocks` 0: the kernel cuts its own grid (gemm). */
@@ -24,6 +40,9 @@ export interface Launch {
   readonly blocks: number;
   /** Bytes of scratch memory that one block needs. */
   readonly scratch: number;
+  /** Extent of the block's inner loops, by which a GPU chooses its threads; 0: not known. */
+  readonly lanes: number;
+  readonly tensorForm: TensorForm | null;
 }
 
 /** A launch list with everything decided but the base addresses of its regions. */
@@ -47,7 +66,8 @@ export interface Loaded {
   runTimed(): Float64Array;
 }
 
-export type Numbers = Float32Array | Float64Array | Int32Array | Uint8Array;
+/** Host numbers as they lie in memory; Uint16Array holds the bits of bfloat16. */
+export type Numbers = Float32Array | Float64Array | Int32Array | Uint16Array | Uint8Array;
 
 export interface Backend {
   readonly name: string;

@@ -1,8 +1,9 @@
 // The CPU backend: regions in native memory, programs packed once into commands that one call replays.
 import { type NativeMemory, Pinned } from '../../ffi/memory.ts';
 import { type Native, openNative } from '../../ffi/native.ts';
+import { bytesOf } from '../io/dtype.ts';
 import { Failure } from '../io/failure.ts';
-import type { Backend, ElemBytes, Loaded, Numbers, Program, Region } from './backend.ts';
+import type { Backend, ElemBytes, Loaded, Program, Region } from './backend.ts';
 import { checkProgram } from './null.ts';
 
 /** A region and the native memory that holds it. */
@@ -19,14 +20,6 @@ class CpuRegion implements Region {
 
   free(): void {
     this.memory.free();
-  }
-
-  /** A view of the region as numbers of the given array's kind. */
-  view(byteOffset: number, like: Numbers): Numbers {
-    if (like instanceof Float32Array) return this.memory.f32(byteOffset, like.length);
-    if (like instanceof Float64Array) return this.memory.f64(byteOffset, like.length);
-    if (like instanceof Int32Array) return this.memory.i32(byteOffset, like.length);
-    return this.memory.u8(byteOffset, like.length);
   }
 }
 
@@ -47,8 +40,8 @@ export function cpuBackendOver(native: Native): Backend {
     name: 'cpu',
     elemBytes,
     alloc: (bytes) => new CpuRegion(native.alloc(Math.max(bytes, SLOT_BYTES))),
-    write: (region, offset, data) => cpuRegion(region).view(offset, data).set(data),
-    read: (region, offset, into) => into.set(cpuRegion(region).view(offset, into)),
+    write: (region, offset, data) => cpuRegion(region).memory.u8(offset, data.byteLength).set(bytesOf(data)),
+    read: (region, offset, into) => bytesOf(into).set(cpuRegion(region).memory.u8(offset, into.byteLength)),
     fill(region, byte, offset = 0, bytes = region.bytes - offset) {
       cpuRegion(region).memory.u8(offset, 0);
       if (offset < 0 || offset + bytes > region.bytes) {

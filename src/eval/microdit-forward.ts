@@ -12,6 +12,7 @@ import { reshape, type Tensor } from '../plan/tensor.ts';
 import { Trace } from '../plan/trace.ts';
 import { Denoiser, type Guidance } from '../sample/denoiser.ts';
 import { contextFor } from '../sample/network.ts';
+import { regionsOf } from '../sample/weights.ts';
 import { type Group, relMax, relative } from './conformance.ts';
 import { type GoldenSet, readKept } from './microdit-set.ts';
 
@@ -57,7 +58,7 @@ export function networkCall(
     ? denoised(F, { patchSize, sigmaData }, x, level)
     : F(patchify(x, patchSize), level);
   trace.output('out', out);
-  return new Runner(backend, freeze('network', trace, { elemBytes: backend.elemBytes }), { weight: weights });
+  return new Runner(backend, freeze('network', trace, { elemBytes: backend.elemBytes }), regionsOf(weights));
 }
 
 /** Numbers of images and of caption tokens that a file's x (or x0) and y have. */

@@ -1,13 +1,13 @@
 // A golden set of the diffusion transformer as it lies in a folder: config, weights, tensors by file.
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Backend, Region } from '../backend/backend.ts';
+import type { Backend } from '../backend/backend.ts';
 import { Failure } from '../io/failure.ts';
 import { Safetensors } from '../io/safetensors.ts';
 import { checkValue } from '../recipe/field.ts';
 import { type ModelConfig, TABLES } from '../recipe/schema.ts';
 import { declareNetwork, type Network } from '../sample/network.ts';
-import { allocFlat, loadWeights } from '../sample/weights.ts';
+import { allocWeights, freeWeights, type LoadedWeights, loadWeights } from '../sample/weights.ts';
 import { JsonObject } from './json-file.ts';
 
 /** A set whose weights are loaded. */
@@ -16,7 +16,7 @@ export interface GoldenSet {
   readonly info: JsonObject;
   readonly network: Network;
   readonly backend: Backend;
-  readonly weights: Region;
+  readonly weights: LoadedWeights;
   /** The suffixes of the set's files `M.<suffix>.safetensors`. */
   readonly suffixes: readonly string[];
   /** An open file `M.<suffix>.safetensors`, or null where the set lacks it. The caller closes it. */
@@ -53,11 +53,11 @@ export function openSet(dir: string, name: string, backend: Backend): GoldenSet 
   }
   const network = declareNetwork(config, null);
   checkShapes(network, file);
-  const weights = allocFlat(backend, network.parameters, 'all');
+  const weights = allocWeights(backend, network.parameters);
   try {
     loadWeights(backend, weights, network.parameters, file);
   } catch (error) {
-    weights.free();
+    freeWeights(weights);
     throw error;
   }
   const part = new RegExp(`^${RegExp.escape(name)}\\.(.+)\\.safetensors$`);

@@ -6,10 +6,10 @@ import { tokenCount } from '../model/config.ts';
 import { addNoise } from '../plan/ops/edm.ts';
 import { SCALAR, SCALAR_SIZE, STATE, STATE_SIZE } from '../plan/ops/optimizer.ts';
 import { freeze } from '../plan/plan.ts';
-import { hostNumbers, Runner } from '../plan/runner.ts';
+import { encodeNumbers, readNumbers, Runner } from '../plan/runner.ts';
 import { Trace } from '../plan/trace.ts';
 import { contextFor } from '../sample/network.ts';
-import { allocFlat, readParameter } from '../sample/weights.ts';
+import { allocFlat, computeWeights, loadWeights, readParameter, regionsOf } from '../sample/weights.ts';
 import { compact, type Group, type MostGroup, maxAbs, relMax, relative } from './conformance.ts';
 import type { JsonObject } from './json-file.ts';
 import { callShape, type CallShape, networkCall } from './microdit-forward.ts';
@@ -128,9 +128,11 @@ class TrainingRun {
     this.set = set;
     const flat = (extent: 'all' | 'trainable') => allocFlat(backend, parameters, extent);
     const { real } = backend.elemBytes;
-    const weight = copyOf(set, set.weights);
+    const master = loadMaster(set);
+    const weights = computeWeights(backend, parameters, master);
     this.regions = {
-      ...{ weight, ema: copyOf(set, weight) },
+      ...regionsOf(weights),
+      ema: loadMaster(set),
       ...{ grad: flat('trainable'), m: flat('trainable'), v: flat('trainable') },
       ...{ state: backend.alloc(STATE_SIZE * real), scalar: backend.alloc(SCALAR_SIZE * real) },
     };
@@ -164,10 +166,10 @@ class TrainingRun {
       ...{ beta1, beta2, expertLrScale: 1, ema: true },
     };
     this.update = new Runner(backend, training.updatePlan(parameters, options, elemBytes), this.regions);
-    const scalars = hostNumbers(backend, 'real', SCALAR_SIZE);
+    const scalars = new Float64Array(SCALAR_SIZE);
     scalars[SCALAR.lr] = hyper?.number('lr', 2.4e-4) ?? 2.4e-4;
     scalars[SCALAR.emaRate] = hyper?.number('ema_smoothing', 0.9975) ?? 0.9975;
-    backend.write(this.regions.scalar!, 0, scalars);
+    backend.write(this.regions.scalar!, 0, encodeNumbers(backend, 'real', scalars));
   }
 
   /** Forward and backward pass; the losses of the images. */
@@ -180,13 +182,11 @@ class TrainingRun {
   step(): number {
     this.update.run();
     const { backend } = this.set;
-    const state = hostNumbers(backend, 'real', STATE_SIZE);
-    backend.read(this.regions.state!, 0, state);
-    return state[STATE.norm]!;
+    return readNumbers(backend, this.regions.state!, 0, 'real', STATE_SIZE)[STATE.norm]!;
   }
 
   /** Values of a parameter (its gradient, its average); null where there is no such trainable one. */
-  read(space: 'weight' | 'grad' | 'ema', name: string): Numbers | null {
+  read(space: 'master' | 'grad' | 'ema', name: string): Numbers | null {
     const p = this.set.network.parameters.find(name);
     if (!p || (space === 'grad' && p.tags.frozen)) return null;
     return readParameter(this.set.backend, this.regions[space]!, p);
@@ -201,16 +201,16 @@ class TrainingRun {
   free(): void {
     this.micro.free();
     this.update.free();
-    for (const region of Object.values(this.regions)) region.free();
+    for (const region of new Set(Object.values(this.regions))) region.free();
   }
 }
 
-function copyOf({ backend, network }: GoldenSet, from: Region): Region {
-  const to = allocFlat(backend, network.parameters, 'all');
-  const bytes = new Uint8Array(from.bytes);
-  backend.read(from, 0, bytes);
-  backend.write(to, 0, bytes);
-  return to;
+/** The set's weights in a float32 buffer of its own. */
+function loadMaster({ backend, network, open }: GoldenSet): Region {
+  using file = open('weights');
+  const master = allocFlat(backend, network.parameters, 'all');
+  if (file) loadWeights(backend, { weight: master, master }, network.parameters, file);
+  return master;
 }
 
 const mean = (values: ArrayLike<number>) => Array.from(values).reduce((a, b) => a + b, 0) / values.length;
@@ -270,7 +270,7 @@ function eachTensor(
   set: GoldenSet,
   suffix: string,
   run: TrainingRun,
-  space: 'weight' | 'grad' | 'ema',
+  space: 'master' | 'grad' | 'ema',
   check: (ours: ArrayLike<number>, theirs: Float64Array, name: string) => void,
 ): void {
   using file = set.open(suffix);
@@ -333,7 +333,7 @@ function checkParameters(
   { parameters, averages, scalars }: TrainingGroups,
 ): void {
   for (const [kind, space, group] of [
-    ['step', 'weight', parameters],
+    ['step', 'master', parameters],
     ['ema', 'ema', averages],
   ] as const) {
     for (const suffix of files.filter((f) => f.startsWith(`${kind}${step}_`))) {
@@ -346,7 +346,7 @@ function checkParameters(
   const norms = info?.maybe(`params_after_${step}_l2`) ?? null;
   const sums = info?.maybe(`params_after_${step}_sum`) ?? null;
   for (const name of norms?.keys ?? []) {
-    const ours = run.read('weight', name) ?? [Number.NaN];
+    const ours = run.read('master', name) ?? [Number.NaN];
     const norm = norms?.number(name) ?? 0;
     scalars.add(relative(l2(ours), norm), `${mask} norm of ${name} after ${step} steps`);
     if (sums?.has(name)) {

@@ -1,6 +1,7 @@
 // Conformance of the diffusion transformer with a folder of golden sets: every check, group by group.
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { freeWeights } from '../sample/weights.ts';
 import type { Backend } from '../backend/backend.ts';
 import { expertModules } from '../model/count.ts';
 import { tokenCount, tokensPerExpert } from '../model/config.ts';
@@ -132,7 +133,7 @@ function* verifySet(dir: string, name: string, options: MicroditOptions): Genera
     checkSampler(opened, sampler);
     return Object.values(sampler).map((g) => g.result());
   });
-  opened.weights.free();
+  freeWeights(opened.weights);
 }
 
 /** What the info file counts; names and shapes were compared when the weights were loaded. */

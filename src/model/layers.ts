@@ -2,6 +2,7 @@
 // needed.
 import { geluErf, swiglu } from '../plan/ops/act.ts';
 import { attention } from '../plan/ops/attention.ts';
+import { gate as gateLogits } from '../plan/ops/gate.ts';
 import { expertLinear, linear } from '../plan/ops/linear.ts';
 import { combine, dispatch, route } from '../plan/ops/moe.ts';
 import { norm } from '../plan/ops/norm.ts';
@@ -162,7 +163,7 @@ export function declareExperts(
     kind: 'experts',
     w1: p.add(`${name}.w1`, [c.experts, c.dim, c.hidden], normal(0.02), { expert: true }),
     w2: p.add(`${name}.w2`, [c.experts, c.hidden, c.dim], c.outInit, { expert: true }),
-    gate: p.add(`${name}.gate.weight`, [c.experts, c.dim], normal(0.02)),
+    gate: p.add(`${name}.gate.weight`, [c.experts, c.dim], normal(0.02), { master: true }),
   };
 }
 
@@ -182,7 +183,7 @@ export function feedForward(
   }
   const T = x.shape[1]!;
   g.tap?.(`${name}_in`, x);
-  const { probs, index, gate, slot } = route(applyLinear(g, { weight: layer.gate, bias: null }, x), K(T));
+  const { probs, index, gate, slot } = route(gateLogits(x, g.weights.use(layer.gate)), K(T));
   g.tap?.(`${name}.gate_probs`, probs);
   g.tap?.(`${name}.topk_indices`, index);
   g.tap?.(`${name}.topk_values`, gate);

@@ -1,7 +1,8 @@
 // Backward: a reverse walk over a trace that appends the gradient ops of each node's row.
 import { Failure } from '../io/failure.ts';
-import { fill } from './ops/fill.ts';
+import { zero } from './ops/fill.ts';
 import type { Backward, Node, Sink } from './op.ts';
+import type { Elem } from '../backend/backend.ts';
 import type { Tensor } from './tensor.ts';
 import { cols, count, isContiguous, rows } from './tensor.ts';
 import type { Trace } from './trace.ts';
@@ -69,7 +70,7 @@ class Walk implements Pick<Backward, 'grad'> {
     }
     rule(node, {
       grad: (t) => this.grad(t),
-      sink: (t) => this.sink(t),
+      sink: (t, elem) => this.sink(t, elem),
       wants: (t) => Boolean(t?.needsGrad),
       append: (op, inputs, outputs, attrs) => this.trace.emitInto(op, inputs, outputs, attrs),
     });
@@ -81,7 +82,7 @@ class Walk implements Pick<Backward, 'grad'> {
     return gradient ? viewLike(gradient.whole, output) : null;
   }
 
-  private sink(input: Tensor | null): Sink | null {
+  private sink(input: Tensor | null, elem?: Elem): Sink | null {
     if (!input?.needsGrad) return null;
     if (input.parameter) {
       const { storage } = input;
@@ -90,21 +91,21 @@ class Walk implements Pick<Backward, 'grad'> {
       });
       return { tensor: { ...flat, offset: input.offset, ld: input.ld }, accumulate: true };
     }
-    const gradient = this.gradients.get(input.storage.id) ?? this.open(input);
+    const gradient = this.gradients.get(input.storage.id) ?? this.open(input, elem);
     const key = region(input);
     const accumulate = gradient.zeroed || gradient.written.has(key);
     gradient.written.add(key);
     return { tensor: viewLike(gradient.whole, input), accumulate };
   }
 
-  private open(input: Tensor): Gradient {
+  private open(input: Tensor, elem: Elem = input.storage.elem): Gradient {
     const { storage } = input;
     const whole = this.wholes.get(storage.id);
     if (!whole)
       throw new Failure({ what: `gradient of ${storage.name}`, why: 'nothing in this trace makes it' });
-    const memory = this.trace.fresh({ shape: whole.shape, elem: storage.elem }, `d(${storage.name})`);
+    const memory = this.trace.fresh({ shape: whole.shape, elem }, `d(${storage.name})`);
     const zeroed = !tiles(this.readers.get(storage.id) ?? [], storage.count);
-    if (zeroed) this.trace.emitInto(fill, [], [{ tensor: memory, accumulate: false }], { value: 0 });
+    if (zeroed) zero(memory);
     const gradient = { whole: memory, written: new Set<string>(), zeroed };
     this.gradients.set(storage.id, gradient);
     return gradient;

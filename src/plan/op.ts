@@ -1,7 +1,7 @@
 // The op table: one row per op says everything about it. Nothing else in the program switches on op names.
 import { Failure } from '../io/failure.ts';
 import { product, shapeText, type Tensor } from './tensor.ts';
-import type { Elem } from '../backend/backend.ts';
+import type { Elem, TensorForm } from '../backend/backend.ts';
 
 export type Attrs = Readonly<Record<string, number>>;
 
@@ -27,6 +27,10 @@ export interface LaunchSpec {
   readonly blocks: number;
   /** Reals of scratch memory that one block needs. */
   readonly scratch?: number;
+  /** Extent of the block's inner loops, by which a GPU chooses its threads; left out: not known. */
+  readonly lanes?: number;
+  /** The same work by another entry point that uses tensor cores on bf16; null where the sizes do not fit. */
+  readonly tensorForm?: TensorForm | null;
 }
 
 /** Where the gradient of an input goes: a tensor, and whether it is set or added to. */
@@ -39,8 +43,13 @@ export interface Sink {
 export interface Backward {
   /** The gradient that has arrived for an output of the node, or null where nothing depends on it. */
   grad(output: Tensor | null): Tensor | null;
-  /** Where to write the gradient of an input, or null where none is wanted. Ask once per input and node. */
-  sink(input: Tensor | null): Sink | null;
+  /**
+   * Where to write the gradient of an input, or null where none is wanted. Ask once per input and node.
+   * `elem`
+   * is the kind that the rule writes where that differs from the input's; a parameter's gradient is always
+   * real.
+   */
+  sink(input: Tensor | null, elem?: Elem): Sink | null;
   /** Whether a gradient of this input is wanted at all. */
   wants(input: Tensor | null): boolean;
   /** Appends an op that writes into the given sinks; a spec in place of a sink gets new arena memory. */
@@ -59,6 +68,7 @@ export interface Op {
   shape(inputs: readonly (Tensor | null)[], attrs: Attrs): OutputSpec[];
   /**
    * Fields of the kernel's argument struct: pointers, then integers, then reals. Checked against the source.
+   * Pointers with their element kinds: `act x w; real mean`; `any` is act or real.
    */
   readonly fields: { readonly pointers: string; readonly ints?: string; readonly reals?: string };
   launch(node: Node): LaunchSpec;
@@ -92,6 +102,17 @@ export function opTable(): readonly Op[] {
 /** The error of a shape rule: names the op and the shapes. */
 export function refuse(op: string, why: string, ...tensors: (Tensor | null)[]): never {
   throw new Failure({ what: `op ${op}`, why: `${why}: ${tensors.map(shapeText).join(', ')}` });
+}
+
+/** Element kinds of the pointers of a row's `fields`, in order. */
+export function pointerKinds(op: Op): readonly { readonly name: string; readonly kind: Elem | 'any' }[] {
+  return op.fields.pointers.split('; ').flatMap((group) => {
+    const [kind = '', ...names] = group.split(' ');
+    if (kind !== 'act' && kind !== 'real' && kind !== 'i32' && kind !== 'any') {
+      throw new Failure({ what: `op ${op.name}`, why: `pointers of no known kind: ${group}` });
+    }
+    return names.map((name) => ({ name, kind }));
+  });
 }
 
 /** An operand that a rule cannot do without. */

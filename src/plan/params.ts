@@ -18,6 +18,8 @@ export interface Tags {
   readonly expert: boolean;
   /** A buffer: saved with the model and in the EMA, never trained. */
   readonly frozen: boolean;
+  /** Read in float32 (`Weights.master`), whatever the compute type: the gates of routers. */
+  readonly master: boolean;
 }
 
 export interface Parameter {
@@ -28,16 +30,21 @@ export interface Parameter {
   readonly tags: Tags;
   /** Number in the order of declaration, which is the order in files. */
   readonly index: number;
-  /** First element in the flat buffers; trainable parameters come first, frozen ones after `trainableEnd`. */
+  /**
+   * First element in the flat buffers: those read in float32 come first, up to `masterEnd`, then the other
+   * trainable ones, frozen ones after `trainableEnd`.
+   */
   readonly base: number;
 }
 
-const DEFAULT_TAGS: Tags = { decay: true, expert: false, frozen: false };
+const DEFAULT_TAGS: Tags = { decay: true, expert: false, frozen: false, master: false };
 
 /** Collects declarations; `seal` gives every parameter its place. */
 export class Parameters {
   private readonly declared: Omit<Parameter, 'base'>[] = [];
   private sealed: Parameter[] | null = null;
+  /** Elements at the beginning of the flat buffers that plans read in float32. */
+  masterEnd = 0;
   /** Elements of the flat gradient, m and v buffers. */
   trainableEnd = 0;
   /** Elements of the flat weight and EMA buffers. */
@@ -60,17 +67,16 @@ export class Parameters {
     if (this.sealed) return this.sealed;
     const bases = new Map<number, number>();
     let at = 0;
-    const place = (frozen: boolean) => {
-      for (const p of this.declared) {
-        if (p.tags.frozen !== frozen) continue;
+    const place = (chosen: (tags: Tags) => boolean) => {
+      for (const p of this.declared.filter(({ tags }) => chosen(tags))) {
         bases.set(p.index, at);
         at += Math.ceil(p.count / ALIGN) * ALIGN;
       }
+      return at;
     };
-    place(false);
-    this.trainableEnd = at;
-    place(true);
-    this.end = at;
+    this.masterEnd = place((tags) => tags.master && !tags.frozen);
+    this.trainableEnd = place((tags) => !tags.master && !tags.frozen);
+    this.end = place((tags) => tags.frozen);
     this.sealed = this.declared.map((p) => ({ ...p, base: bases.get(p.index)! }));
     return this.sealed;
   }
@@ -105,12 +111,14 @@ export class Weights {
     private readonly training: boolean,
   ) {}
 
+  /** The parameter as kernels compute with it: act in space 'weight'; float32 in 'master' where tagged so. */
   use(handle: Handle): Tensor {
     const known = this.bound.get(handle);
     if (known) return known;
     const p = this.parameters.at(handle);
     const parameter = this.training && !p.tags.frozen;
-    const tensor = this.trace.fixed('weight', p.name, p.shape, p.base, { parameter });
+    const [space, elem] = p.tags.master ? (['master', 'real'] as const) : (['weight', 'act'] as const);
+    const tensor = this.trace.fixed(space, p.name, p.shape, p.base, { elem, parameter });
     this.bound.set(handle, tensor);
     return tensor;
   }

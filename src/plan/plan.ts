@@ -1,15 +1,14 @@
 // The frozen plan: nodes with every buffer placed, ready for a backend, with a printed form and a hash.
-import type { Elem, ElemBytes, Launch, Place, Program } from '../backend/backend.ts';
+import type { ElemBytes, Launch, Place, Program } from '../backend/backend.ts';
 import { Failure } from '../io/failure.ts';
 import { type Lifetime, planMemory, verifyMemory } from './memory.ts';
-import { type Node, operandBytes } from './op.ts';
+import { type Node, operandBytes, pointerKinds } from './op.ts';
 import { cols, isContiguous, rows, shapeText, type Storage, type Tensor } from './tensor.ts';
 import type { Trace } from './trace.ts';
 
-/** Where the host finds a named input or output: region, byte offset, shape, element kind. */
+/** Where the host finds a named input or output. */
 export interface Port extends Place {
   readonly shape: readonly number[];
-  readonly elem: Elem;
 }
 
 export interface Plan {
@@ -75,11 +74,12 @@ export function freeze(name: string, trace: Trace, options: FreezeOptions): Plan
     }
     const end = start(storage) + storage.count * elemBytes[storage.elem];
     spaceBytes[storage.space] = Math.max(spaceBytes[storage.space] ?? 0, end);
-    return { space: storage.space, offset };
+    return { space: storage.space, offset, elem: storage.elem };
   };
-  const port = (t: Tensor): Port => ({ ...place(t), shape: t.shape, elem: t.storage.elem });
+  const port = (t: Tensor): Port => ({ ...place(t), shape: t.shape });
   const launches: Launch[] = trace.nodes.map((node) => {
     const spec = node.op.launch(node);
+    checkKinds(node, spec.pointers);
     return {
       kernel: node.op.name,
       pointers: spec.pointers.map((t) => (t ? place(t) : null)),
@@ -87,6 +87,8 @@ export function freeze(name: string, trace: Trace, options: FreezeOptions): Plan
       reals: spec.reals ?? [],
       blocks: spec.blocks,
       scratch: (spec.scratch ?? 0) * elemBytes.real,
+      lanes: spec.lanes ?? 0,
+      tensorForm: spec.tensorForm ?? null,
     };
   });
   return {
@@ -100,6 +102,18 @@ export function freeze(name: string, trace: Trace, options: FreezeOptions): Plan
     arena: lifetimes.map((l) => ({ ...l, offset: placement.offsets.get(l.id)! })),
     hash: new Bun.CryptoHasher('sha256').update(JSON.stringify(launches)).digest('hex'),
   };
+}
+
+/** Throws where a kernel would read or write another kind of element than lies there. */
+function checkKinds({ op }: Node, pointers: readonly (Tensor | null)[]): void {
+  for (const [i, { name, kind }] of pointerKinds(op).entries()) {
+    const found = pointers[i]?.storage.elem;
+    if (!found || found === kind || (kind === 'any' && found !== 'i32')) continue;
+    throw new Failure({
+      what: `op ${op.name}`,
+      why: `takes ${kind} as ${name}, ${pointers[i]?.storage.name} is ${found}`,
+    });
+  }
 }
 
 /** Stable text form: one line an op, then the arena map. Arena buffers carry their number: `gemm.C%12`. */

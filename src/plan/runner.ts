@@ -1,8 +1,12 @@
 // Runs one plan on a backend: binds regions, sets named inputs and reads named outputs in the host's numbers.
 import type { Backend, Elem, Loaded, Numbers, Region } from '../backend/backend.ts';
+import { bf16ToFloat32, float32ToBf16 } from '../io/dtype.ts';
 import { Failure } from '../io/failure.ts';
 import type { Plan, Port } from './plan.ts';
 import { product } from './tensor.ts';
+
+/** Regions that no other plan shares. */
+const OWN = new Set(['arena', 'input']);
 
 export class Runner {
   private readonly loaded: Loaded;
@@ -18,6 +22,8 @@ export class Runner {
     const regions: Record<string, Region> = { ...shared };
     for (const [space, bytes] of Object.entries(plan.program.spaceBytes)) {
       if (regions[space]) continue;
+      if (!OWN.has(space))
+        throw new Failure({ what: `plan ${plan.name}`, why: `region ${space} is not bound` });
       const region = backend.alloc(bytes);
       regions[space] = region;
       this.owned.push(region);
@@ -32,17 +38,13 @@ export class Runner {
     if (values.length !== product(port.shape)) {
       throw new Failure({ what: `input ${name}`, why: `got ${values.length} values for [${port.shape}]` });
     }
-    const data =
-      isNumbers(values) && fits(this.backend, port.elem, values) ? values : this.numbers(port.elem, values);
-    this.backend.write(this.region(port), port.offset, data);
+    this.backend.write(this.region(port), port.offset, encodeNumbers(this.backend, port.elem, values));
   }
 
   /** Reads an output (or an input) as it is now. */
   get(name: string): Numbers {
     const port = this.plan.outputs.get(name) ?? this.port(this.plan.inputs, 'output', name);
-    const into = this.numbers(port.elem, product(port.shape));
-    this.backend.read(this.region(port), port.offset, into);
-    return into;
+    return readNumbers(this.backend, this.region(port), port.offset, port.elem, product(port.shape));
   }
 
   run(): void {
@@ -67,22 +69,37 @@ export class Runner {
   private region(port: Port): Region {
     return this.regions[port.space]!;
   }
+}
 
-  private numbers(elem: Elem, from: ArrayLike<number> | number): Numbers {
-    return hostNumbers(this.backend, elem, from);
+/** Host numbers as a backend keeps an element kind: converted where they are of another type. */
+export function encodeNumbers(backend: Backend, elem: Elem, values: ArrayLike<number>): Numbers {
+  const bytes = backend.elemBytes[elem];
+  if (bytes === 2) {
+    const bits = new Uint16Array(values.length);
+    float32ToBf16(values instanceof Float32Array ? values : Float32Array.from(values), bits);
+    return bits;
   }
+  const Kind = elem === 'i32' ? Int32Array : bytes === 8 ? Float64Array : Float32Array;
+  return values instanceof Kind ? values : Kind.from(values);
 }
 
-/** An array of the type that a backend keeps an element kind in, of a length or with given values. */
-export function hostNumbers(backend: Backend, elem: Elem, from: ArrayLike<number> | number): Numbers {
-  const Kind = elem === 'i32' ? Int32Array : backend.elemBytes[elem] === 8 ? Float64Array : Float32Array;
-  return typeof from === 'number' ? new Kind(from) : Kind.from(from);
-}
-
-function isNumbers(values: ArrayLike<number>): values is Numbers {
-  return values instanceof Float32Array || values instanceof Float64Array || values instanceof Int32Array;
-}
-
-function fits(backend: Backend, elem: Elem, values: Numbers): boolean {
-  return hostNumbers(backend, elem, 0).constructor === values.constructor;
+/** Reads `count` numbers from a region; waits until earlier runs are done. The result is the caller's. */
+export function readNumbers(
+  backend: Backend,
+  region: Region,
+  byteOffset: number,
+  elem: Elem,
+  count: number,
+): Float32Array | Float64Array | Int32Array {
+  const bytes = backend.elemBytes[elem];
+  const numbers = new (elem === 'i32' ? Int32Array : bytes === 8 ? Float64Array : Float32Array)(count);
+  if (bytes !== 2) {
+    backend.read(region, byteOffset, numbers);
+    return numbers;
+  }
+  const bits = new Uint16Array(count);
+  backend.read(region, byteOffset, bits);
+  const values = new Float32Array(count);
+  bf16ToFloat32(bits, values);
+  return values;
 }

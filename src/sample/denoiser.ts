@@ -16,12 +16,13 @@ import {
 import { type Context, type Memory, remember } from '../model/layers.ts';
 import { copyInto } from '../plan/ops/copy.ts';
 import { guide } from '../plan/ops/edm.ts';
-import { fill } from '../plan/ops/fill.ts';
+import { zero } from '../plan/ops/fill.ts';
 import { freeze, type Plan } from '../plan/plan.ts';
 import { Runner } from '../plan/runner.ts';
 import { product, type Tensor } from '../plan/tensor.ts';
 import { ALIGN, Trace } from '../plan/trace.ts';
 import { captionInput, contextFor, type Network } from './network.ts';
+import { type LoadedWeights, regionsOf } from './weights.ts';
 
 /**
  * Where guidance takes its other half from: nowhere (cfg_scale 1), a zeroed caption (the shortcut: one
@@ -34,7 +35,7 @@ export interface DenoiserOptions {
   readonly backend: Backend;
   readonly network: Network;
   /** The network's weights, as loaded. */
-  readonly weights: Region;
+  readonly weights: LoadedWeights;
   readonly sigmaData: number;
   /** Images at once, N. */
   readonly batch: number;
@@ -54,7 +55,7 @@ export class Denoiser {
     const { config } = network.dit;
     this.pixels = config.in_channels * config.input_size ** 2;
     const layout = memoryLayout(options);
-    this.shared = { weight: weights, memory: backend.alloc(layout.elements * backend.elemBytes.act) };
+    this.shared = { ...regionsOf(weights), memory: backend.alloc(layout.elements * backend.elemBytes.act) };
     if (guidance === 'zero') {
       const zero = new Runner(backend, tracePlan('zero-caption', options, readZeroCaption), this.shared);
       zero.run();
@@ -178,7 +179,7 @@ const readZeroCaption: Traced = (trace, g, options, layout) => {
   const { network, batch } = options;
   const { dit } = network;
   const y = trace.fresh({ shape: [1, 1, dit.config.caption_channels], elem: 'act' }, 'zero caption');
-  trace.emitInto(fill, [], [{ tensor: y, accumulate: false }], { value: 0 });
+  zero(y);
   const caption = embedCaption(g, dit, y);
   for (const block of [...dit.mixer, ...dit.blocks]) {
     const constant = zeroCaptionConstant(g, block.cross, blockTokens(network, caption, block));

@@ -8,7 +8,14 @@ import type { Parameters } from '../plan/params.ts';
 import { recipeToml, resolveRecipe } from '../recipe/resolve.ts';
 import type { Recipe } from '../recipe/schema.ts';
 import { declareNetwork, type Network } from './network.ts';
-import { allocFlat, checkWeights, loadWeights, readParameter } from './weights.ts';
+import {
+  allocWeights,
+  checkWeights,
+  freeWeights,
+  type LoadedWeights,
+  loadWeights,
+  readParameter,
+} from './weights.ts';
 
 /** Where weights come from, as it stands in a model file. */
 export interface Provenance {
@@ -24,7 +31,7 @@ export interface Provenance {
 export interface SavedWeights {
   readonly backend: Backend;
   readonly parameters: Parameters;
-  /** Flat buffer of the weights, or of their averages. */
+  /** Flat float32 buffer of the weights, or of their averages. */
   readonly weights: Region;
   /** Flat buffer to take the frozen parameters from, where `weights` lacks them. */
   readonly frozen?: Region;
@@ -37,7 +44,7 @@ export interface Model {
   /** As the user called it. */
   readonly name: string;
   readonly network: Network;
-  readonly weights: Region;
+  readonly weights: LoadedWeights;
   readonly recipe: Recipe;
   /** Steps of training; null when the file does not say. */
   readonly step: number | null;
@@ -113,11 +120,11 @@ export function loadModel(backend: Backend, file: Safetensors, name: string): Mo
   }
   const network = declareNetwork(model, text);
   checkWeights(network.parameters, file);
-  const weights = allocFlat(backend, network.parameters, 'all');
+  const weights = allocWeights(backend, network.parameters);
   try {
     loadWeights(backend, weights, network.parameters, file);
   } catch (error) {
-    weights.free();
+    freeWeights(weights);
     throw error;
   }
   return { name, network, weights, recipe, step };

@@ -6,12 +6,12 @@ import { operandBytes } from '../plan/op.ts';
 import { SCALAR, SCALAR_SIZE, STATE_SIZE } from '../plan/ops/optimizer.ts';
 import { words } from '../plan/ops/random.ts';
 import type { Plan, Port } from '../plan/plan.ts';
-import { hostNumbers, Runner } from '../plan/runner.ts';
+import { encodeNumbers, Runner } from '../plan/runner.ts';
 import { product } from '../plan/tensor.ts';
 import type { Recipe, Stage } from '../recipe/schema.ts';
 import { forwardPlan } from '../sample/forward.ts';
 import type { Network } from '../sample/network.ts';
-import { allocFlat } from '../sample/weights.ts';
+import { allocFlat, computeWeights, freeWeights, regionsOf } from '../sample/weights.ts';
 import { initialiseWeights } from './initialise.ts';
 import { keptPatches, microStepPlan, updatePlan } from './step.ts';
 import { stageWork } from './work.ts';
@@ -76,23 +76,27 @@ export function benchTrain(options: BenchOptions): BenchResult {
   const { parameters } = network;
   const flat = (extent: 'all' | 'trainable') => allocFlat(backend, parameters, extent);
   const { real } = backend.elemBytes;
+  const master = flat('all');
+  initialiseWeights(backend, master, parameters, recipe.train.seed);
+  const weights = computeWeights(backend, parameters, master);
   const regions: Record<string, Region> = {
-    ...{ weight: flat('all'), grad: flat('trainable'), m: flat('trainable'), v: flat('trainable') },
+    ...{ grad: flat('trainable'), m: flat('trainable'), v: flat('trainable') },
     ...{ state: backend.alloc(STATE_SIZE * real), scalar: backend.alloc(SCALAR_SIZE * real) },
     ...(hyper.ema ? { ema: flat('all') } : {}),
   };
-  initialiseWeights(backend, regions.weight!, parameters, recipe.train.seed);
-  const scalars = hostNumbers(backend, 'real', SCALAR_SIZE);
+  const scalars = new Float64Array(SCALAR_SIZE);
   scalars[SCALAR.lr] = recipe.optimizer.lr;
   scalars[SCALAR.emaRate] = recipe.optimizer.ema;
-  backend.write(regions.scalar!, 0, scalars);
+  backend.write(regions.scalar!, 0, encodeNumbers(backend, 'real', scalars));
 
-  const micro = new Runner(backend, microStepPlan(network, step, backend.elemBytes), regions);
-  const update = new Runner(backend, updatePlan(parameters, hyper, backend.elemBytes), regions);
+  const bound = { ...regions, ...regionsOf(weights) };
+  const micro = new Runner(backend, microStepPlan(network, step, backend.elemBytes), bound);
+  const update = new Runner(backend, updatePlan(parameters, hyper, backend.elemBytes), bound);
   fillInputs(micro, options, step.batch);
   const passes: Runner[] = [...Array<Runner>(step.passes).fill(micro), update];
   const result = measure(options, passes, step.batch * step.passes);
   for (const owned of [micro, update, ...Object.values(regions)]) owned.free();
+  freeWeights(weights);
   return result;
 }
 
@@ -100,18 +104,20 @@ export function benchTrain(options: BenchOptions): BenchResult {
 export function benchForward(options: BenchOptions): BenchResult {
   const { backend, network, recipe, stage } = options;
   const { step } = stageWork(recipe, stage);
-  const weight = allocFlat(backend, network.parameters, 'all');
-  initialiseWeights(backend, weight, network.parameters, recipe.train.seed);
+  const master = allocFlat(backend, network.parameters, 'all');
+  initialiseWeights(backend, master, network.parameters, recipe.train.seed);
+  const weights = computeWeights(backend, network.parameters, master);
   const pass = {
     batch: step.batch * step.passes,
     kept: keptPatches(network, step.maskRatio),
     captionLength: recipe.text.length,
     sigmaData: step.sigmaData,
   };
-  const forward = new Runner(backend, forwardPlan(network, pass, backend.elemBytes), { weight });
+  const forward = new Runner(backend, forwardPlan(network, pass, backend.elemBytes), regionsOf(weights));
   fillInputs(forward, options, pass.batch);
   const result = measure(options, [forward], pass.batch);
-  for (const owned of [forward, weight]) owned.free();
+  forward.free();
+  freeWeights(weights);
   return result;
 }
 
@@ -186,10 +192,13 @@ class Yardstick {
     private readonly threads: number,
   ) {
     const bytes = threads * SIDE * SIDE * backend.elemBytes.act;
-    const pointers = [0, 1, 2].map((i) => ({ space: 'square', offset: i * bytes }));
+    const pointers = [0, 1, 2].map((i) => ({ space: 'square', offset: i * bytes, elem: 'act' as const }));
     this.region = backend.alloc(3 * bytes);
-    backend.write(this.region, 0, hostNumbers(backend, 'act', wave(2 * threads * SIDE * SIDE)));
-    const launch = { kernel: 'blas_square', pointers, ints: [SIDE], reals: [], blocks: threads, scratch: 0 };
+    backend.write(this.region, 0, encodeNumbers(backend, 'act', wave(2 * threads * SIDE * SIDE)));
+    const launch = {
+      ...{ kernel: 'blas_square', pointers, ints: [SIDE], reals: [], blocks: threads },
+      ...{ scratch: 0, lanes: 0, tensorForm: null },
+    };
     const program = { launches: [launch], spaceBytes: { square: 3 * bytes } };
     this.loaded = backend.load(program, { square: this.region });
   }

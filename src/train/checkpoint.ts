@@ -17,7 +17,7 @@ import { Safetensors } from '../io/safetensors.ts';
 import { type TensorToWrite, writeSafetensors } from '../io/safetensors_write.ts';
 import { STATE_SIZE } from '../plan/ops/optimizer.ts';
 import type { Parameter } from '../plan/params.ts';
-import { hostNumbers } from '../plan/runner.ts';
+import { encodeNumbers, readNumbers } from '../plan/runner.ts';
 import type { Provenance } from '../sample/model-file.ts';
 import { saveModel } from '../sample/model-file.ts';
 import { loadWeights, readParameter, writeParameter } from '../sample/weights.ts';
@@ -72,22 +72,21 @@ export class Checkpoints {
     keep: number,
   ): void {
     const { parameters } = trainer.network;
-    const { weight, m, v, ema } = trainer.buffers;
+    const { master, m, v, ema } = trainer.buffers;
     const bytes = 4 * ((ema ? 2 : 1) * parameters.end + 2 * parameters.trainableEnd);
     requireFreeBytes(this.folder, bytes + 2 ** 20, 'a checkpoint');
     const provenance = { ...from, step: state.step };
     const name = nameOf(state.step);
     writeFolderAtomically(join(this.folder, name), (folder) => {
-      saveModel(join(folder, 'model.safetensors'), { backend, parameters, weights: weight }, provenance);
+      saveModel(join(folder, 'model.safetensors'), { backend, parameters, weights: master }, provenance);
       if (ema) {
-        const saved = { backend, parameters, weights: ema, frozen: weight };
+        const saved = { backend, parameters, weights: ema, frozen: master };
         saveModel(join(folder, 'ema.safetensors'), saved, provenance);
       }
       const moments = parameters.list
         .filter((p) => !p.tags.frozen)
         .flatMap((p) => [moment(backend, m, p, 'm'), moment(backend, v, p, 'v')]);
-      const block = hostNumbers(backend, 'real', STATE_SIZE);
-      backend.read(trainer.buffers.state, 0, block);
+      const block = readNumbers(backend, trainer.buffers.state, 0, 'real', STATE_SIZE);
       const optimizer: TensorToWrite[] = [
         ...moments,
         { name: 'state', dtype: 'F32', shape: [STATE_SIZE], data: Float32Array.from(block) },
@@ -127,12 +126,12 @@ export class Checkpoints {
     const folder = join(this.folder, name);
     const state = readState(join(folder, 'state.json'));
     const { parameters } = trainer.network;
-    const { weight, m, v, ema, state: block } = trainer.buffers;
+    const { m, v, ema, state: block } = trainer.buffers;
     using model = Safetensors.open(join(folder, 'model.safetensors'));
-    loadWeights(backend, weight, parameters, model);
+    loadWeights(backend, trainer.buffers, parameters, model);
     if (ema) {
       using averaged = Safetensors.open(join(folder, 'ema.safetensors'));
-      loadWeights(backend, ema, parameters, averaged);
+      loadWeights(backend, { weight: ema, master: ema }, parameters, averaged);
     }
     using optimizer = Safetensors.open(join(folder, 'optimizer.safetensors'));
     for (const p of parameters.list) {
@@ -149,7 +148,7 @@ export class Checkpoints {
     if (numbers.length !== STATE_SIZE) {
       throw new Failure({ what: optimizer.path, why: 'tensor state has another shape' });
     }
-    backend.write(block, 0, hostNumbers(backend, 'real', numbers));
+    backend.write(block, 0, encodeNumbers(backend, 'real', numbers));
     trainer.step = state.step;
     trainer.images = state.images;
     return state;

@@ -1,4 +1,5 @@
 // Previews: a sheet of pictures from fixed prompts and fixed noise, so that sheets of a run compare.
+import { computeWeights } from '../sample/weights.ts';
 import { join } from 'node:path';
 import type { Backend } from '../backend/backend.ts';
 import { makeFolder, writeWholeFile } from '../io/atomic.ts';
@@ -39,11 +40,14 @@ export function previewPath(folder: string, step: number): string {
 export async function drawPreview(options: PreviewOptions): Promise<void> {
   const { backend, recipe, folder, trainer, data, interrupt } = options;
   const prompts = previewPrompts(recipe, data);
-  const weights = trainer.buffers.ema ?? trainer.buffers.weight;
+  const { ema, weight, master } = trainer.buffers;
+  const { parameters } = trainer.network;
+  const weights = ema ? computeWeights(backend, parameters, ema) : { weight, master };
   const model = { name: folder, network: trainer.network, weights, recipe, step: trainer.step };
   const { steps, cfg_scale } = recipe.sample;
   const requests = prompts.map((prompt, i) => ({ prompt, negative_prompt: '', seed: i, steps, cfg_scale }));
   const pictures = await sampleImages(backend, model, requests, { batchSize: 8, interrupt });
+  if (ema && weights.weight !== ema) weights.weight.free();
   if (pictures.length < requests.length) return;
   const images = pictures.flatMap(({ pixels }, i) => (pixels ? [{ pixels, caption: prompts[i]! }] : []));
   const { drawSheet } = await loadDrawing();

@@ -1,4 +1,5 @@
 // The quick start: a run that is as long as this machine trains in the given minutes, and a sheet of samples.
+import { freeWeights } from '../sample/weights.ts';
 import { join } from 'node:path';
 import { writeWholeFile } from '../io/atomic.ts';
 import { Failure } from '../io/failure.ts';
@@ -98,7 +99,7 @@ async function drawSamples({ recipe, folder, backend, log, progress }: Quickstar
   const pictures = await sampleImages(backend, model, requests, {
     onPicture: (done) => progress.update({ unit: 'picture', done, total }),
   });
-  model.weights.free();
+  freeWeights(model.weights);
   progress.clear();
   const images = pictures.flatMap(({ pixels }, i) => (pixels ? [{ pixels, caption: prompts[i]! }] : []));
   if (images.length === 0) throw new Failure({ what: path, why: 'makes no finite picture', code: 4 });

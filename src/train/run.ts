@@ -255,8 +255,8 @@ class Run {
     const path = join(folder, 'model.safetensors');
     if (existsSync(path) && this.begun.step === this.trainer.step) return;
     const { parameters } = this.trainer.network;
-    const { weight, ema } = this.trainer.buffers;
-    const saved = { backend, parameters, weights: ema ?? weight, frozen: weight, dtype: 'BF16' as const };
+    const { master, ema } = this.trainer.buffers;
+    const saved = { backend, parameters, weights: ema ?? master, frozen: master, dtype: 'BF16' as const };
     saveModel(path, saved, { recipe, version, step: this.trainer.step, data: this.data.hash });
   }
 

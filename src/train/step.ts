@@ -4,9 +4,8 @@ import { denoiseTokens, directView, embedCaption } from '../model/dit.ts';
 import { keptTokens, tokenCount } from '../model/config.ts';
 import type { Context } from '../model/layers.ts';
 import { backward } from '../plan/backward.ts';
-import { fill } from '../plan/ops/fill.ts';
 import { adamw, addLoss, clipScale, SCALAR_SIZE, STATE_SIZE, sumSquares } from '../plan/ops/optimizer.ts';
-import { drawKeep, drawMask, drawSigma, gaussian, PURPOSE } from '../plan/ops/random.ts';
+import { drawKeep, drawMask, drawSigma, gaussian, PURPOSE, initConst } from '../plan/ops/random.ts';
 import { scaleImages } from '../plan/ops/rows.ts';
 import type { Parameter, Parameters } from '../plan/params.ts';
 import { freeze, type Plan } from '../plan/plan.ts';
@@ -14,6 +13,7 @@ import type { Tensor } from '../plan/tensor.ts';
 import { Trace } from '../plan/trace.ts';
 import type { ElemBytes } from '../backend/backend.ts';
 import { captionInput, contextFor, type Network } from '../sample/network.ts';
+import { separate } from '../sample/weights.ts';
 
 /** One micro-step's own numbers. */
 export interface MicroStep {
@@ -89,7 +89,7 @@ export function traceLoss(g: Context, network: Network, sigmaData: number, t: Tr
 export function finishMicroStep(trace: Trace, loss: Tensor, images: number): void {
   trace.output('loss', loss);
   const share = trace.fresh({ shape: loss.shape, elem: loss.storage.elem }, 'd(mean loss)');
-  trace.emitInto(fill, [], [{ tensor: share, accumulate: false }], { value: 1 / images });
+  initConst(share, 1 / images);
   backward(trace, [[loss, share]]);
   addLoss(loss, stateBlock(trace));
 }
@@ -119,11 +119,14 @@ export function updatePlan(parameters: Parameters, options: UpdateOptions, elemB
     const flat = (space: string) =>
       trace.fixed(space, `${space} ${part.base}`, [part.count], part.base, { elem: 'real' });
     const buffers = {
-      weight: flat('weight'),
+      weight: flat('master'),
       grad: flat('grad'),
       m: flat('m'),
       v: flat('v'),
       ema: options.ema ? flat('ema') : null,
+      copy: separate(elemBytes)
+        ? trace.fixed('weight', `weight ${part.base}`, [part.count], part.base)
+        : null,
     };
     const { beta1, beta2, eps } = options;
     adamw(buffers, scalars, state, { decay: part.decay, lrScale: part.lrScale, beta1, beta2, eps });

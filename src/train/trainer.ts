@@ -5,11 +5,18 @@ import { sinCosPositions } from '../model/positions.ts';
 import { SCALAR, SCALAR_SIZE, STATE, STATE_SIZE } from '../plan/ops/optimizer.ts';
 import { words } from '../plan/ops/random.ts';
 import type { Plan } from '../plan/plan.ts';
-import { hostNumbers, Runner } from '../plan/runner.ts';
+import { encodeNumbers, readNumbers, Runner } from '../plan/runner.ts';
 import type { ModelConfig, Recipe, Stage } from '../recipe/schema.ts';
 import { recipeOfStage, totalSteps } from '../recipe/stages.ts';
 import type { Network } from '../sample/network.ts';
-import { allocFlat, writeParameter } from '../sample/weights.ts';
+import {
+  allocFlat,
+  computeWeights,
+  freeWeights,
+  roundWeights,
+  writeParameter,
+  writeWeight,
+} from '../sample/weights.ts';
 import { initialiseWeights } from './initialise.ts';
 import { rateMultiplier } from './schedule.ts';
 import { microStepPlan, updatePlan } from './step.ts';
@@ -44,6 +51,8 @@ export interface StepReport {
 
 /** Everything that a step changes or reads, as flat buffers of the backend. */
 export interface TrainingState {
+  /** The weights in float32, and what kernels read: the same region where the compute type is float32. */
+  readonly master: Region;
   readonly weight: Region;
   readonly grad: Region;
   readonly m: Region;
@@ -77,8 +86,9 @@ export class Trainer {
   ) {
     const flat = (extent: 'all' | 'trainable') => allocFlat(backend, network.parameters, extent);
     const { real } = backend.elemBytes;
+    const master = flat('all');
     this.buffers = {
-      weight: flat('all'),
+      ...computeWeights(backend, network.parameters, master),
       grad: flat('trainable'),
       m: flat('trainable'),
       v: flat('trainable'),
@@ -105,9 +115,15 @@ export class Trainer {
 
   /** Draws the initial weights; the averaged ones begin as a copy. */
   initialise(): void {
-    const { weight, ema } = this.buffers;
-    initialiseWeights(this.backend, weight, this.network.parameters, this.recipe.train.seed);
-    if (ema) this.copyRegion(weight, ema);
+    const { master, ema } = this.buffers;
+    initialiseWeights(this.backend, master, this.network.parameters, this.recipe.train.seed);
+    if (ema) this.copyRegion(master, ema);
+    this.roundWeights();
+  }
+
+  /** Makes what kernels read the rounded copy of the float32 weights, after those were written. */
+  roundWeights(): void {
+    roundWeights(this.backend, this.network.parameters, this.buffers);
   }
 
   /** One update of the weights from the next images of the run. */
@@ -124,14 +140,13 @@ export class Trainer {
       this.images += batch.places.length;
     }
     const lr = this.learningRate(stage, done);
-    const scalars = hostNumbers(this.backend, 'real', SCALAR_SIZE);
+    const scalars = new Float64Array(SCALAR_SIZE);
     scalars[SCALAR.lr] = lr;
     scalars[SCALAR.emaRate] = recipeOfStage(this.recipe, stage).optimizer.ema;
-    this.backend.write(this.buffers.scalar, 0, scalars);
+    this.backend.write(this.buffers.scalar, 0, encodeNumbers(this.backend, 'real', scalars));
     update.run();
     this.step += 1;
-    const state = hostNumbers(this.backend, 'real', STATE_SIZE);
-    this.backend.read(this.buffers.state, 0, state);
+    const state = readNumbers(this.backend, this.buffers.state, 0, 'real', STATE_SIZE);
     return {
       step: this.step,
       images: this.images,
@@ -163,7 +178,9 @@ export class Trainer {
     this.plans?.micro.free();
     this.plans?.update.free();
     this.plans = null;
-    for (const region of Object.values(this.buffers)) region?.free();
+    const { weight, master, ...others } = this.buffers;
+    freeWeights({ weight, master });
+    for (const region of Object.values(others)) region?.free();
   }
 
   private learningRate(stage: Stage, done: number): number {
@@ -178,8 +195,8 @@ export class Trainer {
     this.plans?.update.free();
     const { backend, network, recipe } = this;
     const { step, update: options, model } = stageWork(recipe, stage);
-    const { weight, grad, m, v, ema, state, scalar } = this.buffers;
-    const regions = { weight, grad, m, v, state, scalar, ...(ema ? { ema } : {}) };
+    const { master, weight, grad, m, v, ema, state, scalar } = this.buffers;
+    const regions = { master, weight, grad, m, v, state, scalar, ...(ema ? { ema } : {}) };
     const micro = new Runner(backend, microStepPlan(network, step, backend.elemBytes), regions);
     const update = new Runner(backend, updatePlan(network.parameters, options, backend.elemBytes), regions);
     micro.set('seed', words(recipe.train.seed));
@@ -193,11 +210,9 @@ export class Trainer {
     const grid = model.input_size / model.patch_size;
     const values = sinCosPositions(model.dim, grid, model.pos_interp_scale, grid);
     const { parameters, dit } = this.network;
-    const { weight, ema } = this.buffers;
-    for (const region of ema ? [weight, ema] : [weight]) {
-      const numbers = hostNumbers(this.backend, 'act', values);
-      writeParameter(this.backend, region, parameters.at(dit.posEmbed), numbers);
-    }
+    const positions = parameters.at(dit.posEmbed);
+    writeWeight(this.backend, this.buffers, positions, values);
+    if (this.buffers.ema) writeParameter(this.backend, this.buffers.ema, positions, values);
   }
 
   private copyRegion(from: Region, to: Region): void {

@@ -13,7 +13,13 @@ import { product, reshape, type Tensor } from '../../src/plan/tensor.ts';
 import { Trace } from '../../src/plan/trace.ts';
 import { Denoiser, type Guidance } from '../../src/sample/denoiser.ts';
 import { contextFor, declareNetwork, type Network } from '../../src/sample/network.ts';
-import { allocFlat, readParameter, writeParameter } from '../../src/sample/weights.ts';
+import {
+  allocFlat,
+  type LoadedWeights,
+  readParameter,
+  regionsOf,
+  writeParameter,
+} from '../../src/sample/weights.ts';
 import { finishMicroStep, traceLoss } from '../../src/train/step.ts';
 import { PlainDiT } from './network-plain.ts';
 import { randomValues } from './op-case.ts';
@@ -43,6 +49,7 @@ function parameterValues(p: Parameter, seed: number): Float64Array {
 export class NetworkRun {
   readonly network: Network;
   readonly weights: Region;
+  readonly loaded: LoadedWeights;
   private readonly inputs: Readonly<Record<string, ArrayLike<number>>>;
 
   constructor(
@@ -52,6 +59,7 @@ export class NetworkRun {
     this.network = declareNetwork({ ...c.config, masking: c.config.masking ?? 'deferred' } as never, null);
     const { parameters } = this.network;
     this.weights = allocFlat(backend, parameters, 'all');
+    this.loaded = { weight: this.weights, master: this.weights };
     for (const p of parameters.list) this.write(p, parameterValues(p, c.seed));
     const { in_channels, input_size, caption_channels } = c.config;
     const pixels = c.N * in_channels * input_size ** 2;
@@ -95,7 +103,7 @@ export class NetworkRun {
 
   private runner(trace: Trace, regions: Record<string, Region>): Runner {
     const plan = freeze('case', trace, { elemBytes: this.backend.elemBytes });
-    const runner = new Runner(this.backend, plan, { weight: this.weights, ...regions });
+    const runner = new Runner(this.backend, plan, { ...regionsOf(this.loaded), ...regions });
     this.backend.fill(runner.regions.arena!, 0xff); // NaN: nothing may be read before it is written
     for (const name of plan.inputs.keys()) runner.set(name, this.inputs[name]!);
     return runner;
@@ -190,9 +198,9 @@ export class NetworkRun {
 
   /** D(x; sigma) guided by 3, with captions read before. */
   denoise(guidance: Guidance): Float64Array {
-    const { backend, network, weights, c } = this;
+    const { backend, network, c } = this;
     const denoiser = new Denoiser({
-      ...{ backend, network, weights, guidance, sigmaData: SIGMA_DATA },
+      ...{ backend, network, weights: this.loaded, guidance, sigmaData: SIGMA_DATA },
       ...{ batch: c.N, captionLength: c.S },
     });
     const y = Array.from(this.inputs.y!);

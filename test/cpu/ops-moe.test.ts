@@ -1,4 +1,6 @@
 // Expert choice: what is chosen (order, ties, NaN), dispatch, combine, gradients with the choice held fixed.
+import { geluTanh } from '../../src/plan/ops/act.ts';
+import { gate } from '../../src/plan/ops/gate.ts';
 import { describe, expect, test } from 'bun:test';
 import { expertLinear } from '../../src/plan/ops/linear.ts';
 import { combine, dispatch, route } from '../../src/plan/ops/moe.ts';
@@ -133,6 +135,46 @@ describe('route', () => {
   test('more tokens than there are is refused', () => {
     const logits = new Trace().input('logits', [1, 4, 2], 'real');
     for (const K of [0, 5, 1.5]) expect(() => route(logits, K)).toThrow(`cannot take ${K} tokens`);
+  });
+});
+
+describe('the gate', () => {
+  const check = (N: number, T: number, C: number, E: number) => {
+    checkOp({
+      inputs: { x: randomInput([N, T, C], 1), w: { ...randomInput([E, C], 2), elem: 'real' } },
+      build: ({ x, w }) => [gate(x!, w!)],
+      reference: ({ x, w }) => [
+        Float64Array.from({ length: N * T * E }, (_, i) => {
+          const [row, e] = [Math.floor(i / E), i % E];
+          let sum = 0;
+          for (let c = 0; c < C; c++) sum += x![row * C + c]! * w![e * C + c]!;
+          return sum;
+        }),
+      ],
+    });
+  };
+
+  test('one logit for each token and expert', () => {
+    check(2, 5, 7, 3);
+    check(1, 1, 1, 1);
+    check(3, 50, 16, 8); // rows of two blocks, the second one shorter
+  });
+
+  test('columns of a wider buffer, read by others as well', () => {
+    checkOp({
+      inputs: { wide: randomInput([2, 3, 9], 3), w: { ...randomInput([4, 5], 4), elem: 'real' } },
+      build: ({ wide, w }) => {
+        const x = columns(wide!, 2, 7);
+        return [gate(x, w!), geluTanh(x)];
+      },
+    });
+  });
+
+  test('operands that do not fit are refused', () => {
+    const t = new Trace();
+    const x = t.input('x', [2, 3], 'act');
+    expect(() => gate(x, t.input('w', [4, 5], 'real'))).toThrow('op gate_fwd: x [.., C] and w [E, C] real');
+    expect(() => gate(x, t.input('a', [4, 3], 'act'))).toThrow('op gate_fwd: x [.., C] and w [E, C] real');
   });
 });
 

@@ -234,11 +234,14 @@ test('initial weights: normal, uniform and constant, by the number of the parame
   initConst(c, 1.5);
   for (const [name, x] of Object.entries({ a, b, c })) t.output(name, x);
   const { f32 } = bothBackends();
-  const runner = new Runner(f32, freeze('init', t, { elemBytes: f32.elemBytes }));
+  const plan = freeze('init', t, { elemBytes: f32.elemBytes });
+  const weight = f32.alloc(plan.program.spaceBytes.weight!);
+  const runner = new Runner(f32, plan, { weight });
   runner.set('seed', words(99));
   runner.run();
   const [x, y, z] = [runner.get('a'), runner.get('b'), runner.get('c')];
   runner.free();
+  weight.free();
   const unit = draw((p, s) => gaussian(p, s, [1, A], PURPOSE.init), [4], [99]);
   expect(x).toEqual(Float32Array.from(unit, (v) => Math.fround(v * Math.fround(0.02))));
   const values = Float64Array.from(y);

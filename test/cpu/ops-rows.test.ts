@@ -1,6 +1,6 @@
 // Ops that move rows, words and patches: forward, gradients, odd sizes, strided views.
 import { describe, expect, test } from 'bun:test';
-import { copyInto } from '../../src/plan/ops/copy.ts';
+import { castInto, copyInto } from '../../src/plan/ops/copy.ts';
 import { patchify, unpatchify } from '../../src/plan/ops/patch.ts';
 import {
   addRows,
@@ -228,5 +228,19 @@ test('rows are copied to a place, again and again where it has more of them', ()
     reference: ({ x }) => [
       Float64Array.from({ length: 6 * C }, (_, i) => x![(Math.floor(i / C) % 2) * 2 * C + C + (i % C)]!),
     ],
+  });
+});
+
+test('casting keeps the numbers, over more than one block', () => {
+  const count = 16384 + 5;
+  checkOp({
+    inputs: { x: { ...randomInput([count], 5), elem: 'real' } },
+    forwardOnly: true,
+    build: ({ x }) => {
+      const y = traceOf(x!).fresh({ shape: [count], elem: 'act' }, 'y');
+      castInto(x!, y);
+      return [y];
+    },
+    reference: ({ x }) => [x!],
   });
 });

@@ -3,7 +3,7 @@
 import { describe, expect, spyOn, test } from 'bun:test';
 import type { Backend, Numbers } from '../../src/backend/backend.ts';
 import { words } from '../../src/plan/ops/random.ts';
-import { hostNumbers, Runner } from '../../src/plan/runner.ts';
+import { readNumbers, Runner } from '../../src/plan/runner.ts';
 import { product } from '../../src/plan/tensor.ts';
 import { resolveRecipe } from '../../src/recipe/resolve.ts';
 import { declareNetwork } from '../../src/sample/network.ts';
@@ -36,12 +36,14 @@ describe('replay of a micro-step', () => {
 
   function micro(backend: Backend): Runner {
     const { parameters } = network;
+    const weight = allocFlat(backend, parameters, 'all');
     const shared = {
-      weight: allocFlat(backend, parameters, 'all'),
+      weight,
+      master: weight,
       grad: allocFlat(backend, parameters, 'trainable'),
       state: backend.alloc(64),
     };
-    initialiseWeights(backend, shared.weight, parameters, 5);
+    initialiseWeights(backend, weight, parameters, 5);
     const { step } = stageWork(recipe, recipe.stage[0]!);
     const runner = new Runner(backend, microStepPlan(network, step, backend.elemBytes), shared);
     for (const [name, { shape, elem }] of runner.plan.inputs) {
@@ -63,9 +65,7 @@ describe('replay of a micro-step', () => {
     f32.fill(arena!, byte);
     runner.run();
     return [grad!, state!].map((region) => {
-      const into = hostNumbers(f32, 'real', region.bytes / 4);
-      f32.read(region, 0, into);
-      return into;
+      return readNumbers(f32, region, 0, 'real', region.bytes / 4);
     });
   }
 
@@ -82,8 +82,7 @@ describe('replay of a micro-step', () => {
     const runner = micro(f32);
     const [once] = results(runner, 0xff);
     runner.run();
-    const twice = hostNumbers(f32, 'real', once!.length);
-    f32.read(runner.regions.grad!, 0, twice);
+    const twice = readNumbers(f32, runner.regions.grad!, 0, 'real', once!.length);
     for (const [i, g] of once!.entries()) {
       if (Math.abs(twice[i]! - 2 * g) > 1e-5 * Math.max(1e-3, Math.abs(g))) {
         throw new Error(`gradient ${i} is ${g}, then ${twice[i]}`);

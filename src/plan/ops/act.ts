@@ -51,7 +51,7 @@ function activation(name: string, formula: string, slope: string, flops: number)
     inputs: ['x', 'dy'],
     outputs: ['dx'],
     shape: sameShape(`${name}_bwd`),
-    fields: { pointers: 'x dy dx', ints: 'rows C span ldx lddy lddx add_dx' },
+    fields: { pointers: 'act x dy dx', ints: 'rows C span ldx lddy lddx add_dx' },
     launch: (node) => elementwise(node, [flag(node.accumulate[0])]),
     backward: 'only used for gradients',
     writes: ['either'],
@@ -65,7 +65,7 @@ function activation(name: string, formula: string, slope: string, flops: number)
     inputs: ['x'],
     outputs: ['y'],
     shape: sameShape(`${name}_fwd`),
-    fields: { pointers: 'x y', ints: 'rows C span ldx ldy' },
+    fields: { pointers: 'act x y', ints: 'rows C span ldx ldy' },
     launch: (node) => elementwise(node),
     backward: (node, b: Backward) => {
       const [x = null] = node.inputs;
@@ -113,7 +113,7 @@ export const swigluBwd = defineOp({
     const [one] = sameShape('swiglu_bwd')(inputs, attrs);
     return [one ?? null, one ?? null];
   },
-  fields: { pointers: 'a b dy da db', ints: 'rows C span lda ldb lddy ldda lddb add_da add_db' },
+  fields: { pointers: 'act a b dy da db', ints: 'rows C span lda ldb lddy ldda lddb add_da add_db' },
   launch: (node) => elementwise(node, [flag(node.accumulate[0]), flag(node.accumulate[1])]),
   backward: 'only used for gradients',
   writes: ['either', 'either'],
@@ -127,7 +127,7 @@ export const swigluFwd = defineOp({
   inputs: ['a', 'b'],
   outputs: ['y'],
   shape: sameShape('swiglu_fwd'),
-  fields: { pointers: 'a b y', ints: 'rows C span lda ldb ldy' },
+  fields: { pointers: 'act a b y', ints: 'rows C span lda ldb ldy' },
   launch: (node) => elementwise(node),
   backward: (node, b) => {
     const [a = null, second = null] = node.inputs;
@@ -160,7 +160,7 @@ export const addBwd = defineOp({
     const [one] = sameShape('add_bwd')(inputs, attrs);
     return [one ?? null, one ?? null];
   },
-  fields: { pointers: 'dy da db', ints: 'rows C span lddy ldda lddb add_da add_db' },
+  fields: { pointers: 'act dy da db', ints: 'rows C span lddy ldda lddb add_da add_db' },
   launch: (node) => elementwise(node, [flag(node.accumulate[0]), flag(node.accumulate[1])]),
   backward: 'only used for gradients',
   writes: ['either', 'either'],
@@ -174,7 +174,7 @@ export const addFwd = defineOp({
   inputs: ['a', 'b'],
   outputs: ['y'],
   shape: sameShape('add_fwd'),
-  fields: { pointers: 'a b y', ints: 'rows C span lda ldb ldy' },
+  fields: { pointers: 'act a b y', ints: 'rows C span lda ldb ldy' },
   launch: (node) => elementwise(node),
   backward: (node, b) => {
     const [first = null, second = null] = node.inputs;

@@ -1,6 +1,6 @@
 // Op: attention over short sequences, all heads of all images in one launch, with its gradient.
 import { defineOp, need, type OutputSpec, refuse } from '../op.ts';
-import { cols, type Tensor } from '../tensor.ts';
+import { cols, count, rows, type Tensor } from '../tensor.ts';
 import { traceOf } from '../trace.ts';
 
 /**
@@ -54,11 +54,39 @@ function workShape(N: number, T: number, S: number, H: number, D: number): Outpu
   return S > tileS ? { shape: [N, H, T, P], elem: 'real' } : null;
 }
 
+const attentionDelta = defineOp({
+  name: 'attention_delta',
+  formula: 'delta[n, h, t] = dy . y over the columns of head h',
+  inputs: ['y', 'dy'],
+  outputs: ['delta'],
+  shape: ([y], { H = 1 }) => {
+    const [N = 1, T = 1] = need(y, 'attention_delta').shape;
+    return [{ shape: [N, H, T], elem: 'real' }];
+  },
+  fields: { pointers: 'act y dy; real delta', ints: 'H T D ldy lddy' },
+  launch: (node) => {
+    const y = need(node.inputs[0], 'attention_delta');
+    const dy = need(node.inputs[1], 'attention_delta');
+    const { H = 1 } = node.attrs;
+    const D = cols(y) / H;
+    return {
+      pointers: [y, dy, need(node.outputs[0], 'attention_delta')],
+      ints: [H, y.shape[1] ?? 1, D, y.ld, dy.ld],
+      blocks: rows(y),
+      lanes: D,
+    };
+  },
+  backward: 'only used for gradients',
+  writes: ['set'],
+  tolerance: { nmse: 1e-11, why: 'a float32 scalar product over D' },
+  flops: (node) => 2 * count(need(node.inputs[0], 'attention_delta')),
+});
+
 /** Gradient of attentionFwd. One block is one head of one image; no atomics. */
 export const attentionBwd = defineOp({
   name: 'attention_bwd',
-  formula: 'W = exp(score - lse); dv = W^T dy; dS = W (dy v^T - dy . y) / sqrt(D); dq = dS k; dk = dS^T q',
-  inputs: ['q', 'k', 'v', 'y', 'lse', 'dy'],
+  formula: 'W = exp(score - lse); dv = W^T dy; dS = W (dy v^T - delta) / sqrt(D); dq = dS k; dk = dS^T q',
+  inputs: ['q', 'k', 'v', 'lse', 'dy', 'delta'],
   outputs: ['dq?', 'dk?', 'dv?', 'work?'],
   shape: ([q, k, v], { H = 1 }) => {
     const { N, T, S, D } = extents('attention_bwd', q, k, H);
@@ -71,18 +99,18 @@ export const attentionBwd = defineOp({
     ];
   },
   fields: {
-    pointers: 'q k v y lse dy dq dk dv work',
-    ints: 'H T S D ldq ldk ldv ldy lddy lddq lddk lddv tileT tileS add_dq add_dk add_dv',
+    pointers: 'act q k v; real lse; act dy; real delta; act dq dk dv; real work',
+    ints: 'H T S D ldq ldk ldv lddy lddq lddk lddv tileT tileS add_dq add_dk add_dv',
   },
   launch: (node) => {
-    const [q, k, v, y, , dy] = node.inputs;
+    const [q, k, v, , dy] = node.inputs;
     const [dq, dk, dv] = node.outputs;
     const { N, T, S, H, D } = extents('attention_bwd', q, k, node.attrs.H ?? 1);
     const sizes = tiles(T, S, D, scratchBwd);
     return {
       pointers: [...node.inputs, ...node.outputs],
       ints: [
-        ...[H, T, S, D, ...[q, k, v, y, dy, dq, dk, dv].map((t) => t?.ld ?? 0), sizes.tileT, sizes.tileS],
+        ...[H, T, S, D, ...[q, k, v, dy, dq, dk, dv].map((t) => t?.ld ?? 0), sizes.tileT, sizes.tileS],
         ...[0, 1, 2].map((i) => flag(node.accumulate[i])),
       ],
       blocks: N * H,
@@ -115,7 +143,7 @@ export const attentionFwd = defineOp({
       { shape: [N, H, T], elem: 'real' },
     ];
   },
-  fields: { pointers: 'q k v y lse', ints: 'H T S D ldq ldk ldv ldy tileT tileS' },
+  fields: { pointers: 'act q k v y; real lse', ints: 'H T S D ldq ldk ldv ldy tileT tileS' },
   launch: (node) => {
     const [q, k, v] = node.inputs;
     const [y] = node.outputs;
@@ -140,7 +168,13 @@ export const attentionFwd = defineOp({
     if (!dq && !dk && !dv) return;
     const { N, T, S, H, D } = extents('attention_bwd', q, k, node.attrs.H ?? 1);
     const work = dq && workShape(N, T, S, H, D);
-    b.append(attentionBwd, [q, k, v, y, lse, dy], [dq, dk, dv, work], node.attrs);
+    const [delta = null] = b.append(
+      attentionDelta,
+      [y, dy],
+      attentionDelta.shape([y], node.attrs),
+      node.attrs,
+    );
+    b.append(attentionBwd, [q, k, v, lse, dy, delta], [dq, dk, dv, work], node.attrs);
   },
   writes: ['set', 'set'],
   tolerance: { nmse: 1e-11, why: 'float32 exponentials and sums over the keys' },

@@ -29,7 +29,7 @@ export const edmCoefficientsOp = defineOp({
     const spec = { shape: [count(need(sigma, 'edm_coefficients'))], elem: 'real' as const };
     return [spec, spec, spec, spec];
   },
-  fields: { pointers: 'sigma c_skip c_out c_in c_noise', ints: 'N', reals: 'sigma_data' },
+  fields: { pointers: 'real sigma c_skip c_out c_in c_noise', ints: 'N', reals: 'sigma_data' },
   launch: (node) => {
     const sigma = need(node.inputs[0], 'edm_coefficients');
     return {
@@ -67,7 +67,7 @@ export const addNoiseOp = defineOp({
     imageSize('add_noise', need(x, 'add_noise'), [noise ?? null], [sigma ?? null]);
     return [{ shape: need(x, 'add_noise').shape, elem: 'real' }];
   },
-  fields: { pointers: 'x noise sigma y', ints: 'M' },
+  fields: { pointers: 'real x noise sigma y', ints: 'M' },
   launch: (node) => {
     const x = need(node.inputs[0], 'add_noise');
     const N = x.shape[0] ?? 1;
@@ -93,7 +93,7 @@ export const denoiseOp = defineOp({
     imageSize('denoise', need(F, 'denoise'), [x ?? null], [cSkip ?? null, cOut ?? null]);
     return [{ shape: need(x, 'denoise').shape, elem: 'real' }];
   },
-  fields: { pointers: 'F x c_skip c_out D', ints: 'M' },
+  fields: { pointers: 'real F x c_skip c_out D', ints: 'M' },
   launch: (node) => {
     const F = need(node.inputs[0], 'denoise');
     const N = F.shape[0] ?? 1;
@@ -135,7 +135,11 @@ export const edmLossOp = defineOp({
     const { N } = lossExtents('edm_loss', { inputs, attrs });
     return [{ shape: [N], elem: 'real' }];
   },
-  fields: { pointers: 'F x0 xn sigma ids loss', ints: 'Ch S p K ldF', reals: 'sigma_data' },
+  fields: {
+    pointers: 'act F; real x0 xn sigma; i32 ids; real loss',
+    ints: 'Ch S p K ldF',
+    reals: 'sigma_data',
+  },
   launch: (node) => {
     const { N, ints, sigmaData } = lossExtents('edm_loss', node);
     return { pointers: [...node.inputs, ...node.outputs], ints, reals: [sigmaData], blocks: N };
@@ -162,7 +166,7 @@ export const edmLossBwd = defineOp({
     return [{ shape: F.shape, elem: F.storage.elem }];
   },
   fields: {
-    pointers: 'F x0 xn sigma ids dloss dF',
+    pointers: 'act F; real x0 xn sigma; i32 ids; real dloss; act dF',
     ints: 'Ch S p K ldF lddF add_dF',
     reals: 'sigma_data',
   },
@@ -211,7 +215,7 @@ export const guideOp = defineOp({
     if (scale && count(scale) !== N2 / 2) refuse('guide', 'one scale a pair', F, scale);
     return [{ shape: [N2 / 2, ...rest], elem: 'real' }];
   },
-  fields: { pointers: 'F scale y', ints: 'N M', reals: 'by' },
+  fields: { pointers: 'real F scale y', ints: 'N M', reals: 'by' },
   launch: (node) => {
     const y = need(node.outputs[0], 'guide');
     const N = y.shape[0] ?? 1;

@@ -13,7 +13,7 @@ export const timestepEmbeddingOp = defineOp({
       refuse('timestep_embedding', `dim ${dim} of t [N]`, t ?? null);
     return [{ shape: [count(t), dim], elem: 'act' }];
   },
-  fields: { pointers: 't y', ints: 'dim ldy' },
+  fields: { pointers: 'real t; act y', ints: 'dim ldy' },
   launch: (node) => {
     const y = need(node.outputs[0], 'timestep_embedding');
     return {

@@ -1,6 +1,8 @@
-// Op: fill memory with one value.
+// Op: fill activations with one value.
 import { defineOp, need, refuse } from '../op.ts';
-import { count, isContiguous } from '../tensor.ts';
+import { count, isContiguous, type Tensor } from '../tensor.ts';
+import { traceOf } from '../trace.ts';
+import { constantOp } from './random.ts';
 
 export const fill = defineOp({
   name: 'fill',
@@ -8,7 +10,7 @@ export const fill = defineOp({
   inputs: [],
   outputs: ['y'],
   shape: () => [null],
-  fields: { pointers: 'y', ints: 'count span', reals: 'value' },
+  fields: { pointers: 'act y', ints: 'count span', reals: 'value' },
   launch: (node) => {
     const y = need(node.outputs[0], 'fill');
     if (!isContiguous(y)) refuse('fill', 'is written in one stretch', y);
@@ -26,3 +28,9 @@ export const fill = defineOp({
 });
 
 const SPAN = 16384;
+
+/** Writes zeros into memory of either kind. */
+export function zero(tensor: Tensor): void {
+  const op = tensor.storage.elem === 'act' ? fill : constantOp;
+  traceOf(tensor).emitInto(op, [], [{ tensor, accumulate: false }], { value: 0 });
+}

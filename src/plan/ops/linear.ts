@@ -1,7 +1,8 @@
-// Ops: matrix products (linear layers, batches of experts) and the column sum that is a bias gradient.
+// Op: matrix products (linear layers, batches of experts), with their gradients.
 import { type Backward, defineOp, type Node, need, refuse } from '../op.ts';
 import { cols, count, isContiguous, product, reshape, rows, type Tensor } from '../tensor.ts';
 import { traceOf } from '../trace.ts';
+import { sumRows } from './row-sum.ts';
 
 /**
  * C = op(A) op(B) (+ bias), row-major, with `batch` equal products side by side.
@@ -19,6 +20,7 @@ export const gemm = defineOp({
     const B = need(b, 'gemm');
     const { M, N, K, K2 } = extents(A, B, attrs);
     if (K !== K2 || !Number.isInteger(M * N * K)) refuse('gemm', 'inner extents differ', A, B);
+    if (A.storage.elem !== 'act') refuse('gemm', 'computes with act', A, B);
     if (bias && count(bias) !== N) refuse('gemm', 'bias does not fit', A, B, bias);
     if ((attrs.batch ?? 1) > 1 && !(isContiguous(A) && isContiguous(B)))
       refuse('gemm', 'strided batch', A, B);
@@ -26,7 +28,7 @@ export const gemm = defineOp({
     return [{ shape: [...lead, N], elem: A.storage.elem }];
   },
   fields: {
-    pointers: 'A B C bias',
+    pointers: 'act A B; any C; act bias',
     ints: 'M N K lda ldb ldc transA transB batch strideA strideB strideC strideBias accumulate image_rows',
   },
   launch: (node) => {
@@ -77,33 +79,9 @@ function gemmBackward(node: Node, b: Backward): void {
   const dB = b.sink(B);
   if (dB && transB) b.append(gemm, [dC, A, null], [dB], { transA: 1, batch });
   if (dB && !transB) b.append(gemm, [A, dC, null], [dB], { transA: 1, batch });
-  const dBias = b.sink(bias ?? null);
-  if (dBias) b.append(colSum, [dC], [dBias]);
+  const dBias = b.sink(bias ?? null, 'real');
+  if (dBias) sumRows(b, dC, dBias);
 }
-
-/** Sum over rows. Blocks own columns, so no two blocks write the same element. */
-export const colSum = defineOp({
-  name: 'col_sum',
-  formula: 'y[C] = sum over rows of x[rows, C]',
-  inputs: ['x'],
-  outputs: ['y'],
-  shape: ([x]) => [{ shape: [cols(need(x, 'col_sum'))], elem: 'real' }],
-  fields: { pointers: 'x y', ints: 'rows C ldx accumulate' },
-  launch: (node) => {
-    const x = need(node.inputs[0], 'col_sum');
-    return {
-      pointers: [x, need(node.outputs[0], 'col_sum')],
-      ints: [rows(x), cols(x), x.ld, node.accumulate[0] ? 1 : 0],
-      blocks: Math.ceil(cols(x) / COL_BLOCK),
-    };
-  },
-  backward: 'only used for gradients',
-  writes: ['either'],
-  tolerance: { nmse: 1e-11, why: 'a float32 sum over rows' },
-  flops: (node) => count(need(node.inputs[0], 'col_sum')),
-});
-
-const COL_BLOCK = 64;
 
 /** Linear layer: x [.., K], w [N, K], bias [N] -> [.., N] (PyTorch's layout of w). */
 export function linear(x: Tensor, w: Tensor, bias: Tensor | null = null, imageRows = 0): Tensor {

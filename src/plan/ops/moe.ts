@@ -13,7 +13,10 @@ export const routeBwd = defineOp({
   inputs: ['probs', 'slot', 'dprobs?', 'dgate?'],
   outputs: ['dlogits'],
   shape: ([probs]) => [{ shape: need(probs, 'route_bwd').shape, elem: 'real' }],
-  fields: { pointers: 'probs slot dprobs dgate dlogits', ints: 'T E K lddlogits add_dlogits' },
+  fields: {
+    pointers: 'real probs; i32 slot; real dprobs dgate dlogits',
+    ints: 'T E K lddlogits add_dlogits',
+  },
   launch: (node) => {
     const [probs, , , dgate] = node.inputs;
     const [N = 1, T = 1, E = 1] = need(probs, 'route_bwd').shape;
@@ -52,7 +55,10 @@ export const routeFwd = defineOp({
       { shape: [N, E, T], elem: 'i32' },
     ];
   },
-  fields: { pointers: 'logits forced probs index gate slot', ints: 'T E K ldlogits' },
+  fields: {
+    pointers: 'real logits; i32 forced; real probs; i32 index; real gate; i32 slot',
+    ints: 'T E K ldlogits',
+  },
   launch: (node) => {
     const [logits, forced = null] = node.inputs;
     const x = need(logits, 'route_fwd');
@@ -130,7 +136,7 @@ export const dispatchBwd = defineOp({
     );
     return [{ shape: [N, T, C], elem: D.storage.elem }];
   },
-  fields: { pointers: 'dy slot dx', ints: 'N T C E K lddy lddx add_dx' },
+  fields: { pointers: 'act dy; i32 slot; act dx', ints: 'N T C E K lddy lddx add_dx' },
   launch: (node) => {
     const dy = need(node.inputs[0], 'dispatch_bwd');
     const slot = need(node.inputs[2], 'dispatch_bwd');
@@ -140,6 +146,7 @@ export const dispatchBwd = defineOp({
       pointers: [dy, slot, dx],
       ints: [...sizes, dy.ld, dx.ld, flag(node.accumulate[0])],
       blocks: rows(dx),
+      lanes: cols(dx),
     };
   },
   backward: 'only used for gradients',
@@ -165,13 +172,13 @@ export const dispatchFwd = defineOp({
     checkRows('dispatch_fwd', X, N * T, 'x');
     return [{ shape: [E, N * K, C], elem: X.storage.elem }];
   },
-  fields: { pointers: 'x index y', ints: 'N T C E K ldx ldy' },
+  fields: { pointers: 'act x; i32 index; act y', ints: 'N T C E K ldx ldy' },
   launch: (node) => {
     const x = need(node.inputs[0], 'dispatch_fwd');
     const index = need(node.inputs[1], 'dispatch_fwd');
     const y = need(node.outputs[0], 'dispatch_fwd');
     const sizes = extents('dispatch_fwd', cols(x), index, need(node.inputs[2], 'dispatch_fwd'));
-    return { pointers: [x, index, y], ints: [...sizes, x.ld, y.ld], blocks: rows(y) };
+    return { pointers: [x, index, y], ints: [...sizes, x.ld, y.ld], blocks: rows(y), lanes: cols(y) };
   },
   backward: (node, b) => {
     const [x = null, index = null, slot = null] = node.inputs;
@@ -202,7 +209,7 @@ export const combineBwd = defineOp({
     ];
   },
   fields: {
-    pointers: 'ye gate index dy dye dgate',
+    pointers: 'act ye; real gate; i32 index; act dy dye; real dgate',
     ints: 'N T C E K ldye lddy lddye add_dye add_dgate',
   },
   launch: (node) => {
@@ -218,6 +225,7 @@ export const combineBwd = defineOp({
         ...[ye.ld, dy.ld, dye?.ld ?? 0, flag(node.accumulate[0]), flag(node.accumulate[1])],
       ],
       blocks: rows(ye),
+      lanes: cols(ye),
     };
   },
   backward: 'only used for gradients',
@@ -247,7 +255,7 @@ export const combineFwd = defineOp({
     }
     return [{ shape: [N, T, C], elem: Y.storage.elem }];
   },
-  fields: { pointers: 'ye gate slot y', ints: 'N T C E K ldye ldy' },
+  fields: { pointers: 'act ye; real gate; i32 slot; act y', ints: 'N T C E K ldye ldy' },
   launch: (node) => {
     const [ye, gate, index, slot] = node.inputs;
     const Y = need(ye, 'combine_fwd');
@@ -257,6 +265,7 @@ export const combineFwd = defineOp({
       pointers: [Y, gate ?? null, S, y],
       ints: [...extents('combine_fwd', cols(Y), need(index, 'combine_fwd'), S), Y.ld, y.ld],
       blocks: rows(y),
+      lanes: cols(y),
     };
   },
   backward: (node, b) => {

@@ -2,7 +2,7 @@
 import { type Backward, defineOp, need, refuse } from '../op.ts';
 import { cols, count, isContiguous, rows, type Tensor } from '../tensor.ts';
 import { traceOf } from '../trace.ts';
-import { colSum } from './linear.ts';
+import { sumRows } from './row-sum.ts';
 
 const NORM_NMSE = { nmse: 1e-11, why: 'float32 sums over one row, then a few products' };
 
@@ -35,7 +35,7 @@ export const normFwd = defineOp({
       { shape: [rows(x)], elem: 'real' },
     ];
   },
-  fields: { pointers: 'x w scale shift h mean rstd', ints: 'C T ldx ldh ldmod', reals: 'eps' },
+  fields: { pointers: 'act x w scale shift h; real mean rstd', ints: 'C T ldx ldh ldmod', reals: 'eps' },
   launch: (node) => {
     const [x, w, scale, shift] = node.inputs;
     const [h, mean, rstd] = node.outputs;
@@ -45,6 +45,7 @@ export const normFwd = defineOp({
       ints: [cols(X), rowsPerImage(X), X.ld, need(h, 'norm_fwd').ld, (scale ?? shift)?.ld ?? 0],
       reals: [node.attrs.eps ?? 0],
       blocks: rows(X),
+      lanes: cols(X),
     };
   },
   backward: (node, b) => {
@@ -87,8 +88,8 @@ export function partialSums(x: Tensor): { shape: number[]; elem: 'real' } {
 
 /** Adds up the partial sums of a norm's weight gradient. */
 export function sumColumns(b: Backward, w: Tensor | null, partial: Tensor | null): void {
-  const dw = partial && b.sink(w);
-  if (dw) b.append(colSum, [partial], [dw]);
+  const dw = partial && b.sink(w, 'real');
+  if (dw) sumRows(b, partial, dw);
 }
 
 /** Adds up partial sums into the gradients of vectors per image (scale, shift, gate). */
@@ -116,7 +117,7 @@ const sliceSum = defineOp({
     }
     return [{ shape: [rows(partial) / slices, cols(partial)], elem: 'act' }];
   },
-  fields: { pointers: 'partial y', ints: 'C slices ldy add_y' },
+  fields: { pointers: 'real partial; act y', ints: 'C slices ldy add_y' },
   launch: (node) => {
     const partial = need(node.inputs[0], 'slice_sum');
     const y = need(node.outputs[0], 'slice_sum');
@@ -125,6 +126,7 @@ const sliceSum = defineOp({
       pointers: [partial, y],
       ints: [cols(partial), slices, y.ld, node.accumulate[0] ? 1 : 0],
       blocks: rows(partial) / slices,
+      lanes: cols(partial),
       scratch: cols(partial),
     };
   },
@@ -147,7 +149,7 @@ export const normBwd = defineOp({
     return [{ shape: X.shape, elem: X.storage.elem }, sums, sums, sums];
   },
   fields: {
-    pointers: 'x w scale mean rstd dh dx dw dscale dshift',
+    pointers: 'act x w scale; real mean rstd; act dh dx; real dw dscale dshift',
     ints: 'C T span ldx ldmod lddh lddx add_dx',
   },
   launch: (node) => {
@@ -196,7 +198,7 @@ export const residualFwd = defineOp({
     checkModulation('residual_fwd', X, null, gate ?? null);
     return [{ shape: X.shape, elem: X.storage.elem }];
   },
-  fields: { pointers: 'x a gate y', ints: 'C T ldx lda ldy ldmod' },
+  fields: { pointers: 'act x a gate y', ints: 'C T ldx lda ldy ldmod' },
   launch: (node) => {
     const [x, a, gate] = node.inputs;
     const X = need(x, 'residual_fwd');
@@ -206,6 +208,7 @@ export const residualFwd = defineOp({
       pointers: [X, A, gate ?? null, Y],
       ints: [cols(X), rowsPerImage(X), X.ld, A.ld, Y.ld, gate?.ld ?? 0],
       blocks: rows(X),
+      lanes: cols(X),
     };
   },
   backward: (node, b) => {
@@ -239,7 +242,7 @@ export const residualBwd = defineOp({
     return [same, same, partialSums(A)];
   },
   fields: {
-    pointers: 'a gate dy dx da dgate',
+    pointers: 'act a gate dy dx da; real dgate',
     ints: 'C T span lda ldmod lddy lddx ldda add_dx add_da',
   },
   launch: (node) => {

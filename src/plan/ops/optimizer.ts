@@ -47,7 +47,7 @@ export const addLossOp = defineOp({
   inputs: ['loss'],
   outputs: ['state'],
   shape: () => [{ shape: [STATE_SIZE], elem: 'real' }],
-  fields: { pointers: 'loss state', ints: 'N' },
+  fields: { pointers: 'real loss state', ints: 'N' },
   launch: (node) => {
     const loss = flat('add_loss', need(node.inputs[0], 'add_loss'));
     return { pointers: [loss, need(node.outputs[0], 'add_loss')], ints: [count(loss)], blocks: 1 };
@@ -71,7 +71,7 @@ export const sumSquaresOp = defineOp({
   shape: ([x]) => [
     { shape: [Math.ceil(count(flat('sum_squares', need(x, 'sum_squares'))) / SPAN)], elem: 'real' },
   ],
-  fields: { pointers: 'x partial', ints: 'count span' },
+  fields: { pointers: 'real x partial', ints: 'count span' },
   launch: (node) => {
     const x = need(node.inputs[0], 'sum_squares');
     const partial = need(node.outputs[0], 'sum_squares');
@@ -95,7 +95,7 @@ export const clipScaleOp = defineOp({
   inputs: ['partial'],
   outputs: ['state'],
   shape: () => [{ shape: [STATE_SIZE], elem: 'real' }],
-  fields: { pointers: 'partial state', ints: 'blocks', reals: 'max_norm' },
+  fields: { pointers: 'real partial state', ints: 'blocks', reals: 'max_norm' },
   launch: (node) => {
     const partial = flat('clip_scale', need(node.inputs[0], 'clip_scale'));
     const state = flat('clip_scale', need(node.outputs[0], 'clip_scale'), STATE_SIZE);
@@ -124,7 +124,7 @@ export const adamwOp = defineOp({
   outputs: ['weight', 'grad', 'm', 'v', 'ema?', 'copy?'],
   shape: () => [null, null, null, null, null, null],
   fields: {
-    pointers: 'scalars state weight grad m v ema copy',
+    pointers: 'real scalars state weight grad m v ema; act copy',
     ints: 'count span',
     reals: 'decay lr_scale beta1 beta2 eps',
   },

@@ -27,7 +27,7 @@ export const patchifyOp = defineOp({
     if (scale && count(scale) !== N) refuse('patchify', 'one factor an image', x, scale);
     return [{ shape: [N, T, Ch * p * p], elem: 'act' }];
   },
-  fields: { pointers: 'x scale y', ints: 'Ch S p ldy' },
+  fields: { pointers: 'real x scale; act y', ints: 'Ch S p ldy' },
   launch: (node) => {
     const x = need(node.inputs[0], 'patchify');
     const y = need(node.outputs[0], 'patchify');
@@ -67,7 +67,7 @@ export const unpatchifyOp = defineOp({
     if (mask && count(mask) !== cols(tokens)) refuse('unpatchify', 'mask token does not fit', tokens, mask);
     return [{ shape: [N, Ch, S, S], elem: 'real' }];
   },
-  fields: { pointers: 'tokens slots mask_token y', ints: 'Ch S p K ldtokens' },
+  fields: { pointers: 'act tokens; i32 slots; act mask_token; real y', ints: 'Ch S p K ldtokens' },
   launch: (node) => {
     const [t, slots = null, mask = null] = node.inputs;
     const tokens = need(t, 'unpatchify');

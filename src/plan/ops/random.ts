@@ -48,7 +48,7 @@ const seedStride = (seed: Tensor) => (count(seed) > 2 ? 2 : 0);
 /** Fields and launch of the ops that fill an output [N, M], or a parameter, element by element. */
 function elementwise(op: string, number: string | null) {
   const fields = {
-    pointers: 'seed places y',
+    pointers: `i32 seed places; ${number ? 'real' : 'i32'} y`,
     ints: `M span chunks ldseed index purpose${number ? '' : ' start'}`,
     reals: number ?? undefined,
   };
@@ -149,7 +149,7 @@ export const drawSigmaOp = defineOp({
   shape: ([seed, places]) => [
     { shape: [checkStreams('draw_sigma', need(seed, 'draw_sigma'), places ?? null)], elem: 'real' },
   ],
-  fields: { pointers: 'seed places sigma', ints: 'N ldseed purpose', reals: 'P_mean P_std' },
+  fields: { pointers: 'i32 seed places; real sigma', ints: 'N ldseed purpose', reals: 'P_mean P_std' },
   launch: (node) => {
     const seed = need(node.inputs[0], 'draw_sigma');
     return {
@@ -176,7 +176,7 @@ export const drawKeepOp = defineOp({
   shape: ([seed, places]) => [
     { shape: [checkStreams('draw_keep', need(seed, 'draw_keep'), places ?? null)], elem: 'real' },
   ],
-  fields: { pointers: 'seed places keep', ints: 'N ldseed purpose threshold' },
+  fields: { pointers: 'i32 seed places; real keep', ints: 'N ldseed purpose threshold' },
   launch: (node) => {
     const seed = need(node.inputs[0], 'draw_keep');
     const keep = need(node.outputs[0], 'draw_keep');
@@ -209,7 +209,7 @@ export const keepSmallestOp = defineOp({
     }
     return [{ shape: [N, K], elem: 'i32' }];
   },
-  fields: { pointers: 'keys ids', ints: 'T K' },
+  fields: { pointers: 'i32 keys ids', ints: 'T K' },
   launch: (node) => {
     const keys = need(node.inputs[0], 'keep_smallest');
     const ids = need(node.outputs[0], 'keep_smallest');
@@ -236,7 +236,7 @@ export const constantOp = defineOp({
   inputs: [],
   outputs: ['y'],
   shape: () => [null],
-  fields: { pointers: 'y', ints: 'count span', reals: 'value' },
+  fields: { pointers: 'real y', ints: 'count span', reals: 'value' },
   launch: (node) => {
     const y = need(node.outputs[0], 'constant');
     if (!isContiguous(y)) refuse('constant', 'is written in one stretch', y);

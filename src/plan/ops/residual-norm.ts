@@ -27,7 +27,7 @@ export const residualNormFwd = defineOp({
     return [same, same, stat, stat];
   },
   fields: {
-    pointers: 'x a gate w scale shift y h mean rstd',
+    pointers: 'act x a gate w scale shift y h; real mean rstd',
     ints: 'C T ldx lda ldgate ldmod ldy ldh',
     reals: 'eps',
   },
@@ -44,6 +44,7 @@ export const residualNormFwd = defineOp({
       ],
       reals: [node.attrs.eps ?? 0],
       blocks: rows(X),
+      lanes: cols(X),
     };
   },
   backward: (node, b) => {
@@ -88,7 +89,7 @@ export const residualNormBwd = defineOp({
     return [same, same, sums, sums, sums, sums];
   },
   fields: {
-    pointers: 'y a gate w scale mean rstd dh dy dx da dgate dw dscale dshift',
+    pointers: 'act y a gate w scale; real mean rstd; act dh dy dx da; real dgate dw dscale dshift',
     ints: 'C T span ldy lda ldgate ldmod lddh lddy lddx ldda add_dx add_da',
   },
   launch: (node) => {

@@ -31,11 +31,11 @@ export const keepSlotsOp = defineOp({
     if (ids.shape.length !== 2 || cols(ids) > T) refuse('keep_slots', `cannot keep so many of ${T}`, ids);
     return [{ shape: [ids.shape[0] ?? 1, T], elem: 'i32' }];
   },
-  fields: { pointers: 'ids slots', ints: 'K T' },
+  fields: { pointers: 'i32 ids slots', ints: 'K T' },
   launch: (node) => {
     const slots = need(node.outputs[0], 'keep_slots');
     const ids = need(node.inputs[0], 'keep_slots');
-    return { pointers: [ids, slots], ints: [cols(ids), cols(slots)], blocks: rows(ids) };
+    return { pointers: [ids, slots], ints: [cols(ids), cols(slots)], blocks: rows(ids), lanes: cols(ids) };
   },
   backward: 'places are not numbers',
   writes: ['set'],
@@ -61,13 +61,13 @@ export const gatherRowsOp = defineOp({
     if (ids.shape.length !== 2 || cols(ids) > T) refuse('gather_rows', 'more rows than there are', x, ids);
     return [{ shape: [N, cols(ids), C], elem: x.storage.elem }];
   },
-  fields: { pointers: 'x ids y', ints: 'C T K ldx ldy' },
+  fields: { pointers: 'act x; i32 ids; act y', ints: 'C T K ldx ldy' },
   launch: (node) => {
     const x = need(node.inputs[0], 'gather_rows');
     const y = need(node.outputs[0], 'gather_rows');
     const ids = need(node.inputs[1], 'gather_rows');
     const [, T, C] = extents('gather_rows', x);
-    return { pointers: [x, ids, y], ints: [C, T, cols(ids), x.ld, y.ld], blocks: rows(y) };
+    return { pointers: [x, ids, y], ints: [C, T, cols(ids), x.ld, y.ld], blocks: rows(y), lanes: cols(y) };
   },
   backward: (node, b) => {
     const [x, ids] = node.inputs;
@@ -95,7 +95,7 @@ export const gatherRowsBwd = defineOp({
     checkIds('gather_rows_bwd', slots, N);
     return [{ shape: [N, cols(slots), C], elem: dy.storage.elem }];
   },
-  fields: { pointers: 'slots dy dx', ints: 'C T K lddy lddx add_dx' },
+  fields: { pointers: 'i32 slots; act dy dx', ints: 'C T K lddy lddx add_dx' },
   launch: (node) => {
     const slots = need(node.inputs[0], 'gather_rows_bwd');
     const dy = need(node.inputs[1], 'gather_rows_bwd');
@@ -105,6 +105,7 @@ export const gatherRowsBwd = defineOp({
       pointers: [slots, dy, dx],
       ints: [C, cols(slots), K, dy.ld, dx.ld, flag(node.accumulate[0])],
       blocks: rows(dx),
+      lanes: cols(dx),
     };
   },
   backward: 'only used for gradients',
@@ -127,7 +128,7 @@ export const meanTokensOp = defineOp({
     const [N, , C] = extents('mean_tokens', need(x, 'mean_tokens'));
     return [{ shape: [N, C], elem: x?.storage.elem ?? 'act' }];
   },
-  fields: { pointers: 'x y', ints: 'C S ldx ldy' },
+  fields: { pointers: 'act x y', ints: 'C S ldx ldy' },
   launch: (node) => {
     const x = need(node.inputs[0], 'mean_tokens');
     const y = need(node.outputs[0], 'mean_tokens');
@@ -153,7 +154,7 @@ export const meanTokensBwd = defineOp({
     const dy = need(d, 'mean_tokens_bwd');
     return [{ shape: [rows(dy), S, cols(dy)], elem: dy.storage.elem }];
   },
-  fields: { pointers: 'dy dx', ints: 'C S lddy lddx add_dx' },
+  fields: { pointers: 'act dy dx', ints: 'C S lddy lddx add_dx' },
   launch: (node) => {
     const dy = need(node.inputs[0], 'mean_tokens_bwd');
     const dx = need(node.outputs[0], 'mean_tokens_bwd');
@@ -162,6 +163,7 @@ export const meanTokensBwd = defineOp({
       pointers: [dy, dx],
       ints: [cols(dy), S, dy.ld, dx.ld, flag(node.accumulate[0])],
       blocks: rows(dx),
+      lanes: cols(dx),
     };
   },
   backward: 'only used for gradients',
@@ -187,13 +189,13 @@ export const addRowsOp = defineOp({
     if (rows(pos) !== T || cols(pos) !== C) refuse('add_rows', 'positions do not fit', x, pos);
     return [{ shape: x.shape, elem: x.storage.elem }];
   },
-  fields: { pointers: 'x pos y', ints: 'C T ldx ldpos ldy' },
+  fields: { pointers: 'act x pos y', ints: 'C T ldx ldpos ldy' },
   launch: (node) => {
     const x = need(node.inputs[0], 'add_rows');
     const pos = need(node.inputs[1], 'add_rows');
     const y = need(node.outputs[0], 'add_rows');
     const [, T, C] = extents('add_rows', x);
-    return { pointers: [x, pos, y], ints: [C, T, x.ld, pos.ld, y.ld], blocks: rows(x) };
+    return { pointers: [x, pos, y], ints: [C, T, x.ld, pos.ld, y.ld], blocks: rows(x), lanes: cols(x) };
   },
   backward: (node, b) => {
     if (b.wants(node.inputs[1] ?? null)) refuse('add_rows', 'positions have no gradient', ...node.inputs);
@@ -213,7 +215,7 @@ export const addRowsBwd = defineOp({
   inputs: ['dy'],
   outputs: ['dx'],
   shape: ([dy]) => [{ shape: need(dy, 'add_rows_bwd').shape, elem: dy?.storage.elem ?? 'act' }],
-  fields: { pointers: 'dy dx', ints: 'C lddy lddx add_dx' },
+  fields: { pointers: 'act dy dx', ints: 'C lddy lddx add_dx' },
   launch: (node) => {
     const dy = need(node.inputs[0], 'add_rows_bwd');
     const dx = need(node.outputs[0], 'add_rows_bwd');
@@ -221,6 +223,7 @@ export const addRowsBwd = defineOp({
       pointers: [dy, dx],
       ints: [cols(dy), dy.ld, dx.ld, flag(node.accumulate[0])],
       blocks: rows(dy),
+      lanes: cols(dy),
     };
   },
   backward: 'only used for gradients',
@@ -247,7 +250,7 @@ export const scaleImagesOp = defineOp({
       refuse('scale_images', 'one factor an image', y, keep);
     return [{ shape: y.shape, elem: y.storage.elem }];
   },
-  fields: { pointers: 'y keep z', ints: 'C R ldy ldz add_z' },
+  fields: { pointers: 'act y; real keep; act z', ints: 'C R ldy ldz add_z' },
   launch: (node: Node) => {
     const y = need(node.inputs[0], 'scale_images');
     const z = need(node.outputs[0], 'scale_images');
@@ -255,6 +258,7 @@ export const scaleImagesOp = defineOp({
       pointers: [y, need(node.inputs[1], 'scale_images'), z],
       ints: [cols(y), rows(y) / (y.shape[0] ?? 1), y.ld, z.ld, flag(node.accumulate[0])],
       blocks: rows(y),
+      lanes: cols(y),
     };
   },
   backward: (node, b) => {
@@ -287,7 +291,7 @@ export const appendConstantOp = defineOp({
     if (count(v) !== C || !isContiguous(v)) refuse('append_constant', 'row does not fit', a, v);
     return [{ shape: [2 * N, T, C], elem: a.storage.elem }];
   },
-  fields: { pointers: 'a v y', ints: 'C rows lda ldy' },
+  fields: { pointers: 'act a v y', ints: 'C rows lda ldy' },
   launch: (node) => {
     const a = need(node.inputs[0], 'append_constant');
     const y = need(node.outputs[0], 'append_constant');
@@ -295,6 +299,7 @@ export const appendConstantOp = defineOp({
       pointers: [a, need(node.inputs[1], 'append_constant'), y],
       ints: [cols(a), rows(a), a.ld, y.ld],
       blocks: rows(y),
+      lanes: cols(y),
     };
   },
   backward: 'only used for sampling',

@@ -24,7 +24,7 @@ export const lookupWordsOp = defineOp({
     }
     return [{ shape: [N, S, cols(table)], elem: 'act' }];
   },
-  fields: { pointers: 'table ids pos y', ints: 'C S ldtable ldpos ldy' },
+  fields: { pointers: 'act table; i32 ids; act pos y', ints: 'C S ldtable ldpos ldy' },
   launch: (node) => {
     const [t, i, pos = null] = node.inputs;
     const table = need(t, 'lookup_words');
@@ -34,13 +34,14 @@ export const lookupWordsOp = defineOp({
       pointers: [table, ids, pos, y],
       ints: [cols(y), ids.shape[1] ?? 1, table.ld, pos?.ld ?? 0, y.ld],
       blocks: rows(y),
+      lanes: cols(y),
     };
   },
   backward: (node, b) => {
     const [table = null, ids = null, pos = null] = node.inputs;
     const dy = b.grad(node.outputs[0] ?? null);
     if (!dy || !table) return;
-    b.append(lookupWordsBwd, [ids, dy], [b.sink(table), b.sink(pos)], { V: rows(table) });
+    b.append(lookupWordsBwd, [ids, dy], [b.sink(table, 'real'), b.sink(pos, 'real')], { V: rows(table) });
   },
   writes: ['set'],
   tolerance: { nmse: 1e-13, why: 'a sum of three' },
@@ -61,7 +62,7 @@ export const lookupWordsBwd = defineOp({
     ];
   },
   fields: {
-    pointers: 'ids dy dtable dpos',
+    pointers: 'i32 ids; act dy; real dtable dpos',
     ints: 'C N S V span lddy lddtable lddpos add_dtable add_dpos',
   },
   launch: (node) => {

@@ -16,7 +16,7 @@ function evaluate(source: string, ...args: string[]) {
   const { network, weights, recipe } = tinyModel(f32, 'nano', `[[data.source]]\n${source}`);
   const path = join(folder, 'm.safetensors');
   const from = { recipe, version: '0.0.0', step: 9, data: null };
-  saveModel(path, { backend: f32, parameters: network.parameters, weights }, from);
+  saveModel(path, { backend: f32, parameters: network.parameters, weights: weights.master }, from);
   const words = [MAIN, 'eval', 'fidelity', '-m', path, '--steps', '1', ...args];
   const { exitCode, stdout, stderr } = Bun.spawnSync([process.execPath, ...words]);
   return { code: exitCode, out: stdout.toString(), err: stderr.toString() };

@@ -16,7 +16,7 @@ import { unpackMultiple } from 'msgpackr';
 import { parseParameters } from '../../../src/io/parameters.ts';
 import { pngTextOf, readPngText } from '../../../src/io/png.ts';
 import { saveModel } from '../../../src/sample/model-file.ts';
-import { writeParameter } from '../../../src/sample/weights.ts';
+import { writeWeight } from '../../../src/sample/weights.ts';
 import { bothBackends } from '../op-case.ts';
 import { tinyModel } from './tiny-model.ts';
 
@@ -28,14 +28,14 @@ const at = (...names: string[]) => join(folder, ...names);
 beforeAll(() => {
   const { f32 } = bothBackends();
   const model = tinyModel(f32);
-  const saved = { backend: f32, parameters: model.network.parameters, weights: model.weights };
+  const saved = { backend: f32, parameters: model.network.parameters, weights: model.weights.master };
   const from = { recipe: model.recipe, version: '0.0.0', step: 5, data: null };
   mkdirSync(at('run/checkpoints/step-5'), { recursive: true });
   writeFileSync(at('run/latest'), 'step-5\n');
   saveModel(at('run/checkpoints/step-5/model.safetensors'), saved, from);
   saveModel(at('m.safetensors'), saved, from);
   const last = model.network.parameters.find('final_layer.linear.weight')!;
-  writeParameter(f32, model.weights, last, new Float32Array(last.count).fill(Number.NaN));
+  writeWeight(f32, model.weights, last, new Float32Array(last.count).fill(Number.NaN));
   saveModel(at('nan.safetensors'), saved, from);
 });
 

@@ -7,7 +7,7 @@ import { Safetensors } from '../../../src/io/safetensors.ts';
 import { loadModel, saveModel } from '../../../src/sample/model-file.ts';
 import { SampleNoise } from '../../../src/sample/noise.ts';
 import { type PictureRequest, Sampler, sampleImages } from '../../../src/sample/sampler.ts';
-import { writeParameter } from '../../../src/sample/weights.ts';
+import { writeWeight } from '../../../src/sample/weights.ts';
 import { bothBackends } from '../op-case.ts';
 import { tinyModel } from './tiny-model.ts';
 
@@ -122,7 +122,7 @@ test('numbers that are not finite give no picture, and only there', async () => 
   const table = model.network.parameters.find('text_embedder.weight')!;
   const broken = new Float32Array(table.count);
   broken.fill(Number.NaN, 12 * 6); // all rows but those of the style words
-  writeParameter(f32, model.weights, table, broken);
+  writeWeight(f32, model.weights, table, broken);
   const [good, bad] = await sampleImages(f32, model, [request({ prompt: 'noto' }), request()]);
   expect(good!.pixels).not.toBeNull();
   expect(bad!.pixels).toBeNull();
@@ -130,7 +130,7 @@ test('numbers that are not finite give no picture, and only there', async () => 
 
 test('a saved model gives the same pictures; in BF16 nearly', async () => {
   const model = tinyModel(f32);
-  const saved = { backend: f32, parameters: model.network.parameters, weights: model.weights };
+  const saved = { backend: f32, parameters: model.network.parameters, weights: model.weights.master };
   const from = { recipe: model.recipe, version: '0.0.0', step: 7, data: null };
   const load = (dtype: 'F32' | 'BF16', backend = f32) => {
     const path = join(folder, `${dtype}.safetensors`);

@@ -1,10 +1,9 @@
 // A model with made-up weights, small enough to sample from in a blink.
 import type { Backend } from '../../../src/backend/backend.ts';
-import { hostNumbers } from '../../../src/plan/runner.ts';
 import { resolveRecipe } from '../../../src/recipe/resolve.ts';
 import type { Model } from '../../../src/sample/model-file.ts';
 import { declareNetwork } from '../../../src/sample/network.ts';
-import { allocFlat, writeParameter } from '../../../src/sample/weights.ts';
+import { allocWeights, writeWeight } from '../../../src/sample/weights.ts';
 import { randomValues } from '../op-case.ts';
 
 /**
@@ -15,13 +14,13 @@ export function tinyModel(backend: Backend, preset = 'nano', toml = ''): Model {
   const text = `[model]\npreset = "${preset}"\n${toml}`;
   const { recipe } = resolveRecipe({ file: { name: 'test.toml', text } });
   const network = declareNetwork(recipe.model, recipe.text);
-  const weights = allocFlat(backend, network.parameters, 'all');
+  const weights = allocWeights(backend, network.parameters);
   for (const p of network.parameters.list) {
     const made =
       p.init.kind === 'values'
         ? p.init.values()
         : randomValues(p.count, p.index + 1).map((v) => (p.shape.length > 1 ? 0.3 * v : 1 + 0.2 * v));
-    writeParameter(backend, weights, p, hostNumbers(backend, 'act', made));
+    writeWeight(backend, weights, p, made);
   }
   return { name: 'tiny', network, weights, recipe, step: 0 };
 }

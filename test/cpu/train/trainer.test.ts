@@ -3,7 +3,7 @@
 import { afterAll, describe, expect, test } from 'bun:test';
 import { Failure } from '../../../src/io/failure.ts';
 import { STATE, STATE_SIZE } from '../../../src/plan/ops/optimizer.ts';
-import { hostNumbers } from '../../../src/plan/runner.ts';
+import { readNumbers } from '../../../src/plan/runner.ts';
 import { resolveRecipe } from '../../../src/recipe/resolve.ts';
 import type { Recipe } from '../../../src/recipe/schema.ts';
 import { declareNetwork } from '../../../src/sample/network.ts';
@@ -56,9 +56,7 @@ function snapshot({ buffers }: Trainer): Record<string, Uint8Array> {
 }
 
 function stateOf({ buffers }: Trainer) {
-  const block = hostNumbers(f32, 'real', STATE_SIZE);
-  f32.read(buffers.state, 0, block);
-  return block;
+  return readNumbers(f32, buffers.state, 0, 'real', STATE_SIZE);
 }
 
 const run = (trainer: Trainer, steps: number) => Array.from({ length: steps }, () => trainer.runStep());

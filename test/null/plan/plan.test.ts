@@ -13,7 +13,7 @@ import { columns, reshape, slices, type Tensor } from '../../../src/plan/tensor.
 import { Trace } from '../../../src/plan/trace.ts';
 import { resolveRecipe } from '../../../src/recipe/resolve.ts';
 import { declareNetwork } from '../../../src/sample/network.ts';
-import { microStepPlan } from '../../../src/train/step.ts';
+import { microStepPlan, updatePlan } from '../../../src/train/step.ts';
 import { stageWork } from '../../../src/train/work.ts';
 import { graphInputs, randomGraph } from './random-graph.ts';
 
@@ -145,6 +145,41 @@ function nanoStep(): Plan {
   return microStepPlan(network, stageWork(recipe, recipe.stage[0]!).step, elemBytes);
 }
 
+describe('bfloat16', () => {
+  const bf16 = { act: 2, real: 4, i32: 4 };
+  const { recipe } = resolveRecipe({
+    given: { origin: 'test', values: { model: { preset: 'nano', depth: 2 }, stage: [{ batch_size: 2 }] } },
+  });
+  const { parameters, ...rest } = declareNetwork(recipe.model, recipe.text);
+  const work = stageWork(recipe, recipe.stage[0]!);
+  void parameters.list;
+
+  test('kernels read rounded weights, and float32 ones for the gates of routers alone', () => {
+    const { program } = microStepPlan({ parameters, ...rest }, work.step, bf16);
+    const gates = parameters.list.filter((p) => p.tags.master);
+    expect(gates.map((p) => p.name)).toContain('blocks.1.mlp.gate.weight');
+    expect(program.spaceBytes.master).toBeLessThanOrEqual(4 * parameters.masterEnd);
+    expect(program.spaceBytes.weight).toBeGreaterThan(2 * parameters.trainableEnd - 128);
+    expect(program.spaceBytes.weight).toBeLessThanOrEqual(2 * parameters.end);
+    expect(program.spaceBytes.grad).toBeLessThanOrEqual(4 * parameters.trainableEnd);
+  });
+
+  test('an update writes the rounded copy, and none where act and real are one', () => {
+    const copies = (bytes: typeof bf16) =>
+      updatePlan(parameters, work.update, bytes).program.launches.flatMap(({ kernel, pointers }) =>
+        kernel === 'adamw' ? [pointers.at(-1)?.space] : [],
+      );
+    expect(new Set(copies(bf16))).toEqual(new Set(['weight']));
+    expect(new Set(copies({ ...bf16, act: 4 }))).toEqual(new Set([undefined]));
+  });
+
+  test('a kernel that would read another kind of number is refused', () => {
+    const trace = new Trace();
+    geluTanh(trace.input('x', [2, 3], 'real'));
+    expect(() => freeze('p', trace, { elemBytes })).toThrow('op gelu_tanh_fwd: takes act as x, x is real');
+  });
+});
+
 describe('replay', () => {
   test('a run is one call of the backend, whatever the number of ops', () => {
     const backend = nullBackend();
@@ -161,7 +196,11 @@ describe('replay', () => {
       },
     };
     const plan = nanoStep();
-    const runner = new Runner(counted, plan);
+    const bound = Object.entries(plan.program.spaceBytes).map(([space, bytes]) => [
+      space,
+      backend.alloc(bytes),
+    ]);
+    const runner = new Runner(counted, plan, Object.fromEntries(bound));
     const before = calls.length;
     runner.run();
     runner.run();
@@ -237,7 +276,8 @@ describe('refusals', () => {
     trace.output('y', sum);
     const plan = freeze('p', trace, { elemBytes });
     const backend = nullBackend();
-    const runner = new Runner(backend, plan);
+    expect(() => new Runner(backend, plan)).toThrow('region weight is not bound');
+    const runner = new Runner(backend, plan, { weight: backend.alloc(24) });
     expect(() => runner.set('a', [1])).toThrow('input a: got 1 values for [2,3]');
     expect(() => runner.set('b', [1])).toThrow('input b: plan p has none');
     expect(() => new Runner(backend, plan, { weight: backend.alloc(8) })).toThrow(

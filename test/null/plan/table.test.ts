@@ -2,7 +2,7 @@
 // and some test of values or gradients reaches it.
 import { describe, expect, test } from 'bun:test';
 import { readdirSync, readFileSync } from 'node:fs';
-import { opTable } from '../../../src/plan/op.ts';
+import { opTable, pointerKinds } from '../../../src/plan/op.ts';
 
 const ROOT = `${import.meta.dir}/../../..`;
 const OPS = `${ROOT}/src/plan/ops`;
@@ -11,7 +11,10 @@ const read = (file: string) => readFileSync(file, 'utf8');
 for (const file of readdirSync(OPS)) await import(`${OPS}/${file}`);
 const table = opTable();
 
-/** Kernel name to its slots in order, as `kind name`, from the structs of all sources in cuda/. */
+/**
+ * Kernel name to its slots in order, as `kind name` or `kind *name`, from the structs of all sources in
+ * cuda/.
+ */
 function kernelFields(): Map<string, string[]> {
   const found = new Map<string, string[]>();
   for (const file of readdirSync(`${ROOT}/cuda`).filter((name) => /\.(cu|cpp|h)$/.test(name))) {
@@ -23,13 +26,13 @@ function kernelFields(): Map<string, string[]> {
   return found;
 }
 
-/** `const act *x, *w; long C;` to ['pointer x', 'pointer w', 'int C']. */
+/** `const act *x, *w; long C;` to ['act *x', 'act *w', 'int C']. */
 function fieldsOf(body: string): string[] {
   return [...body.matchAll(/^ {2}(?:const )?(act|real|i32|long|double)\b([^;()]*);/gm)].flatMap(
     ([, type, names]) =>
       names!.split(',').map((entry) => {
         const name = entry.trim();
-        if (name.startsWith('*')) return `pointer ${name.slice(1)}`;
+        if (name.startsWith('*')) return `${type} *${name.slice(1)}`;
         return `${type === 'long' ? 'int' : 'real'} ${name}`;
       }),
   );
@@ -62,8 +65,9 @@ describe('every row', () => {
       expect(['function', 'string']).toContain(typeof op.backward);
       if (typeof op.backward === 'string') expect(op.backward.length).toBeGreaterThan(5);
 
-      const { pointers, ints, reals } = op.fields;
-      const fields = [...split(pointers, 'pointer'), ...split(ints, 'int'), ...split(reals, 'real')];
+      const { ints, reals } = op.fields;
+      const kinds = pointerKinds(op).map(({ name, kind }) => `${kind === 'any' ? 'act' : kind} *${name}`);
+      const fields = [...kinds, ...split(ints, 'int'), ...split(reals, 'real')];
       expect(structs.get(op.name === 'gemm' ? 'Gemm' : op.name)).toEqual(fields);
     });
   }
