@@ -27,9 +27,12 @@ export const verify = command({
   async run({ args, values, log }) {
     const dir = args[0]!;
     const backend = await openDevice(values);
+    // Where the device rounds to bfloat16, the CPU says which tokens float32 gives the experts.
+    const { cpuBackend } = await import('../backend/cpu.ts');
+    const recorder = backend.elemBytes.act === 2 ? await cpuBackend(values.threads) : undefined;
     const groups: GroupResult[] = [];
     if (!values.json) stdout.line(row(['group', 'largest error', 'bound', 'result', 'worst']));
-    for (const group of verifyFolder(dir, { backend, training: TRAINING })) {
+    for (const group of verifyFolder(dir, { backend, recorder, training: TRAINING })) {
       groups.push(group);
       if (!values.json) stdout.line(tableLine(group));
     }

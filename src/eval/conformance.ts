@@ -109,6 +109,31 @@ export function relMax(a: ArrayLike<number>, b: ArrayLike<number>): number {
   return size > 0 ? error / size : error;
 }
 
+/** sqrt(mean (a - b)^2 / mean b^2) */
+export function relRms(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  if (a.length !== b.length) return Number.NaN;
+  let error = 0;
+  let size = 0;
+  for (let i = 0; i < b.length; i++) {
+    error += (a[i]! - b[i]!) ** 2;
+    size += b[i]! ** 2;
+  }
+  return Math.sqrt(size > 0 ? error / size : error);
+}
+
+/** 1 - cosine of the angle between two lists; 0 where both are zero. */
+export function angle(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  if (a.length !== b.length) return Number.NaN;
+  let [ab, aa, bb] = [0, 0, 0];
+  for (let i = 0; i < b.length; i++) {
+    ab += a[i]! * b[i]!;
+    aa += a[i]! ** 2;
+    bb += b[i]! ** 2;
+  }
+  if (aa === 0 && bb === 0) return 0;
+  return 1 - ab / Math.sqrt(aa * bb);
+}
+
 /** Largest absolute difference. */
 export function maxAbs(a: ArrayLike<number>, b: ArrayLike<number>): number {
   if (a.length !== b.length) return Number.NaN;

@@ -5,6 +5,7 @@ import { Failure } from '../io/failure.ts';
 import type { Safetensors } from '../io/safetensors.ts';
 import { tokenCount } from '../model/config.ts';
 import { denoiseTokens, directView, embedCaption } from '../model/dit.ts';
+import type { Context } from '../model/layers.ts';
 import { patchify } from '../plan/ops/patch.ts';
 import { freeze } from '../plan/plan.ts';
 import { Runner } from '../plan/runner.ts';
@@ -27,19 +28,23 @@ export interface CallShape {
 
 /**
  * One traced network call. Inputs x [N, C, S, S], y [N, S, caption_channels], `t` [N] (or `sigma`, where
- * D(x; sigma) is wanted), ids [N, K]; outputs `out`, and with `tap` every named intermediate value.
+ * D(x; sigma) is wanted), ids [N, K], with `forced` also the tokens of each expert; outputs `out`, and with
+ * `tap` every named intermediate value.
  */
 export function networkCall(
   set: GoldenSet,
   { N, S, K }: CallShape,
-  mode: { denoiser?: boolean; tap?: boolean } = {},
+  mode: { denoiser?: boolean; tap?: boolean; forced?: boolean } = {},
 ): Runner {
   const { network, backend, weights } = set;
   const { dit } = network;
   const { in_channels: C, input_size: size, patch_size: patchSize, caption_channels } = dit.config;
   const trace = new Trace();
   const tap = (name: string, value: Tensor) => trace.output(name, value);
-  const g = contextFor(network, trace, mode.tap ? { tap } : {});
+  const g = contextFor(network, trace, {
+    ...(mode.tap ? { tap } : {}),
+    ...(mode.forced ? { forced: forcedInputs(trace) } : {}),
+  });
   const x = trace.input('x', [N, C, size, size], 'real');
   const level = trace.input(mode.denoiser ? 'sigma' : 't', [N], 'real');
   const y = trace.input('y', [N, S, caption_channels], 'act');
@@ -59,6 +64,11 @@ export function networkCall(
     : F(patchify(x, patchSize), level);
   trace.output('out', out);
   return new Runner(backend, freeze('network', trace, { elemBytes: backend.elemBytes }), regionsOf(weights));
+}
+
+/** Makes an input of a trace for the tokens of each expert, by the layer's name. */
+export function forcedInputs(trace: Trace): NonNullable<Context['forced']> {
+  return (name, shape) => trace.input(`${name}.topk_indices`, shape, 'i32');
 }
 
 /** Numbers of images and of caption tokens that a file's x (or x0) and y have. */

@@ -3,6 +3,7 @@ import type { Numbers, Region } from '../backend/backend.ts';
 import { Failure } from '../io/failure.ts';
 import { count, type Safetensors } from '../io/safetensors.ts';
 import { tokenCount } from '../model/config.ts';
+import type { Context } from '../model/layers.ts';
 import { addNoise } from '../plan/ops/edm.ts';
 import { SCALAR, SCALAR_SIZE, STATE, STATE_SIZE } from '../plan/ops/optimizer.ts';
 import { freeze } from '../plan/plan.ts';
@@ -27,7 +28,7 @@ export interface TrainingGroups {
 }
 
 /** One training batch as the engine takes it. */
-interface Batch {
+export interface Batch {
   readonly set: GoldenSet;
   readonly mask: string;
   readonly shape: CallShape;
@@ -64,7 +65,7 @@ export function checkTraining(
 }
 
 /** Null where the mask needs kept tokens and the set names none. */
-function readBatch(set: GoldenSet, file: Safetensors, mask: string): Batch | null {
+export function readBatch(set: GoldenSet, file: Safetensors, mask: string): Batch | null {
   const shape = callShape(file, 'x0', null);
   const info = set.info.maybe('train')?.maybe(mask);
   const ratio = info?.number('mask_ratio') ?? Number(mask.slice('mask'.length)) / 100;
@@ -82,7 +83,7 @@ function readBatch(set: GoldenSet, file: Safetensors, mask: string): Batch | nul
   return { set, mask, shape: { ...shape, K: kept?.K ?? null }, inputs };
 }
 
-function setAll(runner: Runner, inputs: Batch['inputs']): void {
+export function setAll(runner: Runner, inputs: Batch['inputs']): void {
   for (const [name, values] of Object.entries(inputs)) {
     if (runner.plan.inputs.has(name)) runner.set(name, values);
   }
@@ -115,13 +116,18 @@ function checkDenoiser({ set, mask, shape, inputs }: Batch, file: Safetensors, o
 }
 
 /** The flat buffers of a run that trains on one batch again and again, and its two plans. */
-class TrainingRun {
+export class TrainingRun {
   private readonly regions: Readonly<Record<string, Region>>;
-  private readonly micro: Runner;
+  readonly micro: Runner;
   private readonly update: Runner;
   private readonly set: GoldenSet;
 
-  constructor(batch: Batch, training: TrainingCode) {
+  /** `mode`: how a context is made for the trace of the micro-step, where it is more than training. */
+  constructor(
+    batch: Batch,
+    training: TrainingCode,
+    mode: (trace: Trace) => Pick<Context, 'tap' | 'forced'> = () => ({}),
+  ) {
     const { set, shape } = batch;
     const { backend, network, info } = set;
     const { parameters, dit } = network;
@@ -142,7 +148,7 @@ class TrainingRun {
     const { in_channels: C, input_size: S, caption_channels } = dit.config;
     const images = [shape.N, C, S, S];
     const loss = training.traceLoss(
-      contextFor(network, trace, { training: true }),
+      contextFor(network, trace, { training: true, ...mode(trace) }),
       network,
       info.number('sigma_data', 0.9),
       {
@@ -266,7 +272,7 @@ const worstRelative = (a: ArrayLike<number>, b: ArrayLike<number>) =>
   a.length === b.length ? Math.max(...Array.from(b, (v, i) => relative(a[i]!, v))) : Number.NaN;
 
 /** Gives `check` ours and theirs for every tensor of a result file, sampled as the file is. */
-function eachTensor(
+export function eachTensor(
   set: GoldenSet,
   suffix: string,
   run: TrainingRun,

@@ -9,6 +9,7 @@ import { attempt, Group, type GroupResult, MostGroup, skipped } from './conforma
 import { checkInitialWeights, checkModelShapes, checkPositions, checkSchedules } from './microdit-files.ts';
 import { checkForward, checkSampler } from './microdit-forward.ts';
 import { type GoldenSet, openSet, setNames } from './microdit-set.ts';
+import { verifyRounded } from './microdit-rounded.ts';
 import { checkTraining, maskNames } from './microdit-training.ts';
 import type { TrainingCode } from './training-code.ts';
 
@@ -50,6 +51,8 @@ export interface MicroditOptions {
   readonly backend: Backend;
   readonly training: TrainingCode;
   readonly bounds?: MicroditBounds;
+  /** A float32 backend, where `backend` computes in bfloat16: it makes the choices of the routers. */
+  readonly recorder?: Backend;
 }
 
 /** Whether a folder holds sets of this part, or files that lie beside them. */
@@ -66,7 +69,11 @@ export function* verifyMicrodit(dir: string, options: MicroditOptions): Generato
     names = setNames(dir);
     return [];
   });
-  for (const name of names) yield* verifySet(dir, name, options);
+  const { recorder } = options;
+  for (const name of names) {
+    if (recorder) yield* verifyRounded(dir, name, { backend, recorder, training });
+    else yield* verifySet(dir, name, options);
+  }
 
   const file = (name: string, group: string, check: (path: string) => readonly (GroupResult | null)[]) => {
     const path = join(dir, name);

@@ -17,6 +17,8 @@ export interface Context {
   readonly exactRows: boolean;
   /** Sees named intermediate values (conformance tests). */
   readonly tap?: (name: string, value: Tensor) => void;
+  /** Gives the tokens of each expert, [N, E, K] i32, in place of the router's choice (conformance tests). */
+  readonly forced?: (name: string, shape: readonly number[]) => Tensor;
 }
 
 export interface Linear {
@@ -183,7 +185,9 @@ export function feedForward(
   }
   const T = x.shape[1]!;
   g.tap?.(`${name}_in`, x);
-  const { probs, index, gate, slot } = route(gateLogits(x, g.weights.use(layer.gate)), K(T));
+  const logits = gateLogits(x, g.weights.use(layer.gate));
+  const forced = g.forced?.(name, [x.shape[0]!, logits.shape.at(-1)!, K(T)]) ?? null;
+  const { probs, index, gate, slot } = route(logits, K(T), forced);
   g.tap?.(`${name}.gate_probs`, probs);
   g.tap?.(`${name}.topk_indices`, index);
   g.tap?.(`${name}.topk_values`, gate);

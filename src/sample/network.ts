@@ -32,13 +32,14 @@ export function declareNetwork(model: ModelConfig, text: TextConfig | null): Net
 export function contextFor(
   network: Network,
   trace: Trace,
-  mode: { training?: boolean; exactRows?: boolean; tap?: Context['tap'] },
+  mode: { training?: boolean; exactRows?: boolean } & Pick<Context, 'tap' | 'forced'>,
 ): Context {
   return {
     weights: new Weights(trace, network.parameters, mode.training ?? false),
     eps: network.dit.config.norm_eps,
     exactRows: mode.exactRows ?? false,
     tap: mode.tap,
+    forced: mode.forced,
   };
 }
 

@@ -68,6 +68,8 @@ interface StagePlans {
   readonly micro: Runner;
   readonly update: Runner;
   readonly batch: Batch;
+  /** Place in the run of the first image in `batch`; -1: none. */
+  holds: number;
   readonly passes: number;
 }
 
@@ -132,7 +134,7 @@ export class Trainer {
     const plans = this.plansFor(index, stage);
     const { micro, update, batch, passes } = plans;
     for (let pass = 0; pass < passes; pass++) {
-      this.source.fill(batch, this.images);
+      this.fill(plans, this.images);
       micro.set('x0', batch.images);
       micro.set('words', batch.ids);
       micro.set('places', placeWords(batch.places));
@@ -146,6 +148,8 @@ export class Trainer {
     this.backend.write(this.buffers.scalar, 0, encodeNumbers(this.backend, 'real', scalars));
     update.run();
     this.step += 1;
+    // A device computes while the host makes the next batch; only then is it waited for.
+    if (done + 1 < stage.steps) this.fill(plans, this.images);
     const state = readNumbers(this.backend, this.buffers.state, 0, 'real', STATE_SIZE);
     return {
       step: this.step,
@@ -156,6 +160,13 @@ export class Trainer {
       stage: index,
       skipped: state[STATE.skip] !== 0,
     };
+  }
+
+  /** Makes the batch that begins with an image of the run, unless it is there already. */
+  private fill(plans: StagePlans, first: number): void {
+    if (plans.holds === first) return;
+    this.source.fill(plans.batch, first);
+    plans.holds = first;
   }
 
   /** The plans of the next step's stage, for counting and printing. */
@@ -201,7 +212,8 @@ export class Trainer {
     const update = new Runner(backend, updatePlan(network.parameters, options, backend.elemBytes), regions);
     micro.set('seed', words(recipe.train.seed));
     this.placePositions(model);
-    this.plans = { index, micro, update, batch: this.source.allocate(step.batch), passes: step.passes };
+    const batch = this.source.allocate(step.batch);
+    this.plans = { index, micro, update, batch, holds: -1, passes: step.passes };
     return this.plans;
   }
 

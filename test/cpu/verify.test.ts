@@ -308,3 +308,33 @@ describe('command', () => {
     expect(microdiff(empty).out).toMatch(/^vae .*skipped/m);
   }, 300_000);
 });
+
+describe('in bfloat16', () => {
+  const { f32 } = bothBackends();
+  const rounded = (dir: string) => [...verify(dir, { backend: f32, recorder: f32, training: TRAINING })];
+  const OUTPUTS = 'nano_bias outputs';
+
+  test('choices are recorded in float32 and forced; a free choice is counted', () => {
+    const groups = rounded(small());
+    expect(groups.every(({ status }) => status === 'pass')).toBe(true);
+    expect(groups.map(({ group }) => group)).toEqual([
+      OUTPUTS,
+      'nano_bias activations',
+      'nano_bias free routing',
+      'nano_bias mask75 gradients',
+    ]);
+    expect(groups[2]!.note).toMatch(/^0 of [1-9]\d* choices differ$/);
+  });
+
+  test('an output that is off by a twentieth, and a gradient of another direction, fail', () => {
+    const dir = small();
+    editTensors(join(dir, 'nano_bias.forward.safetensors'), {
+      out_nomask: (bytes) => new Float32Array(bytes.slice().buffer).map((v) => 1.05 * v),
+    });
+    editTensors(join(dir, 'nano_bias.grads_mask75.safetensors'), {
+      'blocks.0.attn.qkv.weight': (bytes) => new Float32Array(bytes.slice().buffer).reverse(),
+    });
+    const failures = rounded(dir).filter(({ status }) => status === 'fail');
+    expect(failures.map(({ group }) => group)).toEqual([OUTPUTS, 'nano_bias mask75 gradients']);
+  });
+});
