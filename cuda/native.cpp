@@ -196,6 +196,8 @@ void md_free(void *memory, long bytes) {
 void md_copy(void *to, const void *from, long bytes) { memmove(to, from, size_t(bytes)); }
 void md_fill(void *to, int byte, long bytes) { memset(to, byte, size_t(bytes)); }
 
+int md_dlopen_keep(const char *path) { return dlopen(path, RTLD_NOW | RTLD_LOCAL) ? 0 : 1; }
+
 long md_dlopen_reason(const char *path, char *out, long n) {
   void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (library) {

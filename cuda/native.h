@@ -95,6 +95,8 @@ MD_API void md_fill(void *to, int byte, long bytes);
 
 // Opens a library and closes it again; writes the loader's own words when that fails (length 0: it opened).
 MD_API long md_dlopen_reason(const char *path, char *out, long n);
+// Opens a library and keeps it, so that others which ask for it by its soname find it. 0, or 1 if refused.
+MD_API int md_dlopen_keep(const char *path);
 
 // Calls ncclCommInitRank at `function`, which takes the 128 bytes at `id` by value; returns its status.
 MD_API int md_nccl_init_rank(void *function, void **communicator, int ranks, const void *id, int rank);

@@ -2,6 +2,7 @@
 // mode, and the sources for NVRTC. Imported only when a GPU is opened, so that all else works before they are
 // built.
 
+import { join } from 'node:path';
 import bf16 from '../build/microdiff_bf16.fatbin' with { type: 'file' };
 import bf16Exact from '../build/microdiff_bf16_exact.fatbin' with { type: 'file' };
 import f32 from '../build/microdiff_f32.fatbin' with { type: 'file' };
@@ -22,11 +23,15 @@ export interface GpuCode {
   readonly options: readonly string[];
 }
 
-/** The code of a mode: the exact part and the rest. */
+/** The code of a mode: the exact part and the rest. MICRODIFF_GPU_CODE names a folder to take it from. */
 export async function embeddedGpuCode(mode: GpuMode): Promise<GpuCode[]> {
-  const files = mode === 'bf16' ? [bf16, bf16Exact] : [f32, f32Exact];
-  const bytes = await Promise.all(files.map((path) => Bun.file(path).bytes()));
-  const texts = await Promise.all([source, sourceExact].map((path) => Bun.file(path).text()));
+  const folder = process.env.MICRODIFF_GPU_CODE;
+  const place = (embedded: string, name: string) => (folder ? join(folder, name) : embedded);
+  const fatbins = mode === 'bf16' ? [bf16, bf16Exact] : [f32, f32Exact];
+  const names = ['', '_exact'].map((suffix) => `microdiff_${mode}${suffix}.fatbin`);
+  const bytes = await Promise.all(fatbins.map((path, i) => Bun.file(place(path, names[i]!)).bytes()));
+  const sources = [place(source, 'kernels.cu'), place(sourceExact, 'kernels_exact.cu')];
+  const texts = await Promise.all(sources.map((path) => Bun.file(path).text()));
   const define = mode === 'f32' ? ['-DACT_IS_FLOAT'] : [];
   return [false, true].map((exact, i) => ({
     exact,

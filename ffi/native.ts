@@ -24,6 +24,7 @@ const SYMBOLS = {
   md_copy: { args: ['ptr', 'ptr', 'i64'], returns: 'void' },
   md_fill: { args: ['ptr', 'i32', 'i64'], returns: 'void' },
   md_dlopen_reason: { args: ['ptr', 'ptr', 'i64'], returns: 'i64' },
+  md_dlopen_keep: { args: ['ptr'], returns: 'i32' },
   md_nccl_init_rank: { args: ['ptr', 'ptr', 'i32', 'ptr', 'i32'], returns: 'i32' },
 } as const;
 
@@ -132,6 +133,10 @@ export class Native {
     this.#c.md_fill(to, byte, bytes);
   }
 
+  /** Opens a library for others, which then find it by its soname; false where it does not open. */
+  dlopenKeep(path: string): boolean {
+    return this.#c.md_dlopen_keep(cString(path)) === 0;
+  }
   /** What the system's loader says about a library's path; empty if it opens. */
   dlopenReason(path: string): string {
     return textFrom((out, size) => this.#c.md_dlopen_reason(cString(path), out, size));
@@ -148,13 +153,22 @@ export class Native {
 }
 
 let opened: Promise<Native> | undefined;
+let native: Native | undefined;
+
+/** The native library where it is open already. */
+export function openedNative(): Native | undefined {
+  return native;
+}
 
 /**
  * The native library: at MICRODIFF_NATIVE if that is set, else the one built beside the sources or embedded
  * in the executable. Opened once. Throws a Failure (code 3) with the reason and the remedy.
  */
 export function openNative(): Promise<Native> {
-  opened ??= nativePath().then((path) => new Native(path));
+  opened ??= nativePath().then((path) => {
+    native = new Native(path);
+    return native;
+  });
   return opened;
 }
 

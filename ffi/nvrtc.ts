@@ -1,8 +1,11 @@
 // NVRTC: compiles kernel sources for the GPU at hand, where the embedded kernels cannot be loaded.
 
+import { existsSync, readdirSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { Failure } from '../src/io/failure.ts';
 import { type Library, openLibrary } from './library.ts';
 import { cString, Pinned, textAt } from './memory.ts';
+import { openedNative } from './native.ts';
 import { candidates, loaderReason } from './places.ts';
 
 export const NVRTC_SYMBOLS = {
@@ -50,6 +53,7 @@ export class Nvrtc {
 
   constructor(library: Library<typeof NVRTC_SYMBOLS, typeof NVRTC_OPTIONAL>) {
     this.path = library.path;
+    keepBuiltins(dirname(library.path));
     this.#c = library.calls;
     this.#o = library.optional;
   }
@@ -135,6 +139,19 @@ function addresses(texts: readonly string[]): { readonly list: Pinned; readonly 
   const list = new Pinned(8 * texts.length);
   new BigUint64Array(list.buffer).set(pinned.map(({ address }) => BigInt(address)));
   return { list, texts: pinned };
+}
+
+/**
+ * NVRTC opens its second library by name alone and finds it only on the loader's own paths, where Python's
+ * packages are not. Opened from beside NVRTC before, it is found. Where none of that name opens, NVRTC says
+ * what it misses.
+ */
+function keepBuiltins(folder: string): void {
+  const native = openedNative();
+  if (!native) return;
+  for (const name of existsSync(folder) ? readdirSync(folder) : []) {
+    if (name.startsWith('libnvrtc-builtins.so')) native.dlopenKeep(join(folder, name));
+  }
 }
 
 /** Opens the library. Throws a Failure (code 3) with every candidate's reason. */
