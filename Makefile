@@ -2,7 +2,7 @@
 # runs the set-up (.ci/setup), which installs what is missing and does nothing when nothing is.
 #
 # Rooms with rules of their own: cuda/build.mk (native library, GPU kernels), src/data/build.mk (image pack),
-# test/sim/build.mk (emulated kernels).
+# test/sim/build.mk (emulated kernels), test/sim/libraries.mk (stand-in driver and libraries).
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -30,6 +30,7 @@ build/setup.mk: package.json bun.lock .ci/setup
 include cuda/build.mk
 include src/data/build.mk
 include test/sim/build.mk
+include test/sim/libraries.mk
 NATIVE := build/libmicrodiff.so build/libmicrodiff_f64.so # the second, in float64, is for tests
 EMBEDDED := build/libmicrodiff.so build/emoji.pack $(FATBINS) $(KERNEL_TEXTS)
 
@@ -43,10 +44,10 @@ help: ## this page
 
 build: dist/microdiff ## the kernels and the one executable, dist/microdiff
 
-test: $(NATIVE) $(EMBEDDED) $(SIM) ## every test that this machine can run, and what was skipped
+test: $(NATIVE) $(EMBEDDED) $(SIM) $(STAND_INS) ## every test that this machine can run, and what was skipped
 	$(BUN) test/run.ts null cpu sim gpu
 
-test-sim: $(NATIVE) $(EMBEDDED) $(SIM) ## the CUDA path without a GPU: emulated kernels
+test-sim: $(NATIVE) $(EMBEDDED) $(SIM) $(STAND_INS) ## the CUDA path without a GPU, against stand-ins
 	$(BUN) test/run.ts sim
 
 quickstart: dist/microdiff ## train a small model on the embedded images, about five minutes, and draw samples
