@@ -230,7 +230,8 @@ int find_static_shared(dl_phdr_info *info, size_t, void *) {
 }
 
 void prepare() {
-  first_shared = 0;  // thread-local memory is made when it is first touched
+  // Thread-local memory is made when it is first touched; a plain store would be optimised away.
+  *(volatile char *)&first_shared = 0;
   dl_iterate_phdr(find_static_shared, nullptr);
   if (fibers) return;
   fibers = (fiber *)pages(max_threads * sizeof(fiber));
