@@ -226,6 +226,19 @@ EXPORT long sim_calls(const char *name) {
   return sum;
 }
 
+// Calls by name since this was called last, as JSON.
+EXPORT const char *sim_take_calls() {
+  static std::map<std::string, long> before;
+  static std::string text;
+  std::lock_guard<std::recursive_mutex> hold(lock);
+  std::map<std::string, long> since;
+  for (auto &[name, count] : calls)
+    if (name.compare(0, 4, "sim_") && count != before[name]) since[name] = count - before[name];
+  before = calls;
+  text = counts_json(since);
+  return text.c_str();
+}
+
 // Times that a kernel ran, by replay as well; an empty name: all kernels.
 EXPORT long sim_launches(const char *kernel) {
   std::lock_guard<std::recursive_mutex> hold(lock);
