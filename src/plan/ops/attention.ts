@@ -1,4 +1,5 @@
 // Op: attention over short sequences, all heads of all images in one launch, with its gradient.
+import type { TensorForm } from '../../backend/backend.ts';
 import { defineOp, need, type OutputSpec, refuse } from '../op.ts';
 import { cols, count, rows, type Tensor } from '../tensor.ts';
 import { traceOf } from '../trace.ts';
@@ -46,6 +47,26 @@ function tiles(T: number, S: number, D: number, scratch: (s: Sizes) => number): 
     return { D, P: padded(D), tileT, tileS };
   };
   return scratch(at(TILE_KEYS)) > SCRATCH_REALS ? at(TILE_KEYS / 2) : at(TILE_KEYS);
+}
+
+/** Rows and threads of a block of cuda/attention_mma.cu. */
+const MMA = { rows: 64, threads: 128 };
+
+/**
+ * The form on tensor cores: for heads of 32 and 64 whose rows lie at multiples of 16 bytes (8 bf16 numbers).
+ * Forward: two stages of two tiles in shared memory; backward: 64 numbers of lse and delta with each.
+ */
+function tensorForm(
+  kernel: 'attention_fwd' | 'attention_bwd',
+  D: number,
+  blocks: number,
+  views: readonly (Tensor | null | undefined)[],
+): TensorForm | null {
+  const fits = views.every((t) => !t || (t.ld % 8 === 0 && t.offset % 8 === 0));
+  if (!fits || (D !== 32 && D !== 64)) return null;
+  const numbers = kernel === 'attention_bwd' ? 4 * MMA.rows * 4 : 0;
+  const scratch = 4 * MMA.rows * D * 2 + numbers;
+  return { kernel: `${kernel}_mma${D}`, blocks, threads: MMA.threads, scratch };
 }
 
 /** Shape of the sums of dq over tiles of keys; null where one tile holds all keys. */
@@ -115,6 +136,12 @@ export const attentionBwd = defineOp({
       ],
       blocks: N * H,
       scratch: scratchBwd(sizes),
+      tensorForm: tensorForm(
+        'attention_bwd',
+        D,
+        N * H * (Math.ceil(S / MMA.rows) + Math.ceil(T / MMA.rows)),
+        [q, k, v, dy, dq, dk, dv],
+      ),
     };
   },
   backward: 'only used for gradients',
@@ -154,6 +181,7 @@ export const attentionFwd = defineOp({
       ints: [H, T, S, D, ...[q, k, v, y].map((t) => t?.ld ?? 0), sizes.tileT, sizes.tileS],
       blocks: N * H * Math.ceil(T / sizes.tileT),
       scratch: scratchFwd(sizes),
+      tensorForm: tensorForm('attention_fwd', D, N * H * Math.ceil(T / MMA.rows), [q, k, v, y]),
     };
   },
   backward: (node, b) => {
