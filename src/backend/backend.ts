@@ -79,4 +79,10 @@ export interface Backend {
   read(region: Region, byteOffset: number, into: Numbers): void;
   fill(region: Region, byte: number, byteOffset?: number, bytes?: number): void;
   load(program: Program, regions: Readonly<Record<string, Region>>): Loaded;
+  /** Waits until everything that was asked for is done. */
+  synchronize(): void;
+  /** Dense products of the compute type that the device is sold for, in TFLOP/s; absent where not known. */
+  readonly peakTflops?: number;
+  /** Bytes of device memory that are taken now, and the most so far; absent where nobody counts. */
+  memory?(): { readonly allocated: number; readonly peak: number };
 }

@@ -49,6 +49,7 @@ export function cpuBackendOver(native: Native): Backend {
       }
       native.fill(region.address + offset, byte, bytes);
     },
+    synchronize() {},
     load(program, regions): Loaded {
       checkProgram(program, regions);
       const commands = packCommands(native, program, regions);

@@ -21,6 +21,7 @@ export function nullBackend(elemBytes: ElemBytes = { act: 4, real: 4, i32: 4 }):
     },
     fill: (region, _byte, offset = 0, bytes = region.bytes - offset) =>
       checkRange('fill', region, offset, bytes),
+    synchronize() {},
     load(program, regions): Loaded {
       checkProgram(program, regions);
       return { run: () => {}, runTimed: () => new Float64Array(program.launches.length) };

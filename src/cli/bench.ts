@@ -1,7 +1,7 @@
-// Command: speed of a training step or of a forward pass on this machine.
+// Command: speed of a training step, of a forward pass or of sampling on this machine.
 
 import { encodeRecord } from '../io/jsonl.ts';
-import { bool, int } from '../recipe/field.ts';
+import { bool, int, real } from '../recipe/field.ts';
 import type { BenchResult } from '../train/bench.ts';
 import { command } from './command.ts';
 import { DEVICE_FLAGS, openDevice } from './device.ts';
@@ -9,46 +9,66 @@ import { flag, SHARED } from './flags.ts';
 import { stdout } from './stdout.ts';
 import { findWorkload, type FoundWorkload, WORKLOAD_FLAGS } from './workload.ts';
 
-const USUAL = { train: { mask: 0.75, batch: 8 }, forward: { mask: 0, batch: 4 } };
+const USUAL = {
+  train: { mask: 0.75, batch: 8 },
+  ops: { mask: 0.75, batch: 8 },
+  forward: { mask: 0, batch: 4 },
+  sample: { mask: 0, batch: 1 },
+};
+type What = keyof typeof USUAL;
+const WHAT = Object.keys(USUAL);
 /** Seconds of the reference for what it was timed with: MicroDiT_Tiny_2 and the numbers above. */
 const REFERENCE_SECONDS = { train: 2.56, forward: 0.86 };
 
 export const bench = command({
   name: 'bench',
-  summary: 'Measures a whole training step, or a forward pass, on this machine',
+  summary: 'Measures a training step, its ops, a forward pass or sampling on this machine',
   flags: {
     ...WORKLOAD_FLAGS,
     repeats: flag(int(5, { min: 1, max: 1000 }, 'Measured repeats after one to warm up')),
     ops: flag(bool(false, 'Also list the time of every kind of op')),
+    steps: flag(int(30, { min: 1, max: 1000 }, 'Steps of sampling')),
+    'cfg-scale': flag(real(5, { min: 1 }, 'Guidance of sampling')),
     json: SHARED.json,
     ...DEVICE_FLAGS,
   },
-  args: [{ name: 'what', meaning: 'What to measure', required: true, options: ['train', 'forward'] }],
+  args: [{ name: 'what', meaning: 'What to measure', required: true, options: WHAT }],
   examples: [
     ['microdiff bench train --preset MicroDiT_Tiny_2 --latent 32 --mask 0.75 --batch 8', 'a training step'],
     ['microdiff bench forward --batch 4 --json', 'a forward pass without mask, for programs'],
-    ['microdiff bench train --recipe emoji --ops', 'the first stage of a recipe, and where its time goes'],
+    ['microdiff bench ops --recipe emoji', 'the first stage of a recipe, and where its time goes'],
+    ['microdiff bench sample --preset MicroDiT_XL_2 --batch 16 --device cuda', 'pictures in 30 steps'],
   ],
   async run({ args, values, log }) {
-    const what = args[0] === 'forward' ? 'forward' : 'train';
+    const what = Object.keys(USUAL).find((key): key is What => key === args[0]) ?? 'train';
     const work = findWorkload(values, USUAL[what], process.env);
     const backend = await openDevice(values);
     const { openNative } = await import('../../ffi/native.ts');
     const { threads } = await openNative();
     const { benchTrain, benchForward } = await import('../train/bench.ts');
-    const referenceSeconds = isReference(work, what) ? REFERENCE_SECONDS[what] : null;
-    log.info(`${what} ${work.name}: 1 + ${values.repeats} repeats`);
-    const options = { ...work, backend, threads, repeats: values.repeats, ops: values.ops, referenceSeconds };
-    const result = what === 'train' ? benchTrain(options) : benchForward(options);
+    const { benchSample } = await import('../train/bench-sample.ts');
+    const referenceSeconds =
+      (what === 'train' || what === 'forward') && isReference(work, what) ? REFERENCE_SECONDS[what] : null;
+    const { repeats, steps, 'cfg-scale': cfgScale } = values;
+    const timesOps = values.ops || what === 'ops';
+    const options = { ...work, backend, threads, repeats, ops: timesOps, referenceSeconds };
+    const runs = {
+      train: () => benchTrain(options),
+      ops: () => benchTrain(options),
+      forward: () => benchForward(options),
+      sample: () => benchSample({ ...options, steps, cfgScale }),
+    };
+    log.info(`${what} ${work.name}: ${repeats} repeats after warming up`);
+    const result = runs[what]();
     const { ops, ...numbers } = result;
-    if (values.json) stdout.line(encodeRecord({ ...numbers, ...(values.ops ? { ops } : {}) }));
+    if (values.json) stdout.line(encodeRecord({ ...numbers, ...(timesOps ? { ops } : {}) }));
     else stdout.write(page(result, what, ops));
     return 0;
   },
 });
 
 /** True for exactly the configuration that the reference was timed with. */
-function isReference(work: FoundWorkload, what: keyof typeof USUAL): boolean {
+function isReference(work: FoundWorkload, what: keyof typeof REFERENCE_SECONDS): boolean {
   const { recipe, stage, network } = work;
   const { recipe: wanted } = findWorkload(
     { preset: 'MicroDiT_Tiny_2', recipe: undefined, latent: 32, mask: undefined, batch: undefined, set: [] },
@@ -67,18 +87,34 @@ function isReference(work: FoundWorkload, what: keyof typeof USUAL): boolean {
   );
 }
 
-function page(result: BenchResult, what: string, ops: BenchResult['ops']): string {
-  const { ms_per_step: ms, ms_per_step_best: best, vs_reference: ratio } = result;
-  const rate = result.sgemm_gflops.toFixed(0);
+const UNIT: Readonly<Record<What, string>> = {
+  train: 'step',
+  ops: 'step',
+  forward: 'pass',
+  sample: 'evaluation',
+};
+
+function page(result: BenchResult, what: What, ops: BenchResult['ops']): string {
+  const { ms_per_step: ms, ms_per_step_best: best, vs_reference: ratio, mfu, sgemm_gflops } = result;
+  const against =
+    sgemm_gflops === null
+      ? "the device's dense products"
+      : `what 1024^3 products reach here (${sgemm_gflops.toFixed(0)} GFLOP/s)`;
+  const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
   const rows = [
     ['images/s', result.images_per_s.toFixed(2)],
-    [`ms a ${what === 'train' ? 'step' : 'pass'}`, `${ms.toFixed(0)} (best ${best.toFixed(0)})`],
+    [`ms a ${UNIT[what]}`, `${ms.toFixed(ms < 10 ? 2 : 0)} (best ${best.toFixed(ms < 10 ? 2 : 0)})`],
     ['TFLOP/s', `${result.tflops.toFixed(3)} (${result.gflop_per_image.toFixed(1)} GFLOP an image)`],
-    ['MFU', `${(100 * result.mfu).toFixed(0)} % of what 1024^3 products reach here (${rate} GFLOP/s)`],
-    ['device', `${result.device}, ${result.threads} threads`],
+    ...(mfu === null ? [] : [['MFU', `${(100 * mfu).toFixed(0)} % of ${against}`]]),
+    [
+      'memory',
+      gib(result.bytes_planned) +
+        (result.bytes_peak === null ? '' : ` planned, at most ${gib(result.bytes_peak)} taken`),
+    ],
+    ['device', result.bytes_peak === null ? `${result.device}, ${result.threads} threads` : result.device],
     ...(ratio === null ? [] : [['reference', `${ratio.toFixed(2)} times its speed, scaled by the products`]]),
   ];
-  const lines = rows.map(([name, value]) => `${name!.padEnd(12)}${value}`);
+  const lines = rows.map(([name, value]) => `${name!.padEnd(16)}${value}`);
   if (ops.length > 0) {
     lines.push('', `${'op'.padEnd(20)} calls        ms   share  GFLOP/s     GB/s   (best of each launch)`);
   }

@@ -71,10 +71,14 @@ export class Runner {
   }
 }
 
-/** Host numbers as a backend keeps an element kind: converted where they are of another type. */
+/**
+ * Host numbers as a backend keeps an element kind: converted where they are of another type. Where it keeps
+ * bfloat16, a Uint16Array holds such bits already.
+ */
 export function encodeNumbers(backend: Backend, elem: Elem, values: ArrayLike<number>): Numbers {
   const bytes = backend.elemBytes[elem];
   if (bytes === 2) {
+    if (values instanceof Uint16Array) return values;
     const bits = new Uint16Array(values.length);
     float32ToBf16(values instanceof Float32Array ? values : Float32Array.from(values), bits);
     return bits;

@@ -65,6 +65,11 @@ export class Denoiser {
     this.step = new Runner(backend, tracePlan('denoise', options, traceDenoiser), this.shared);
   }
 
+  /** All memory that the plans use, weights included. */
+  get regions(): readonly Region[] {
+    return [...Object.values(this.read.regions), ...Object.values(this.step.regions)];
+  }
+
   /** The two plans, for printing and counting. */
   get plans(): readonly Plan[] {
     return [this.read.plan, this.step.plan];

@@ -1,4 +1,4 @@
-// Speed of a whole training step or of a forward pass, beside a yardstick measured in the same run: plain
+// Speed of a whole training step or of a forward pass, on the CPU beside a yardstick measured in the same run: plain
 // 1024^3 products of OpenBLAS, one a thread. Other work on the machine touches both alike.
 import type { Backend, Region } from '../backend/backend.ts';
 import { tokenCount } from '../model/config.ts';
@@ -57,12 +57,16 @@ export interface BenchResult {
   readonly ms_per_step_best: number;
   readonly gflop_per_image: number;
   readonly tflops: number;
-  /** On the CPU: share of sgemm_gflops. */
-  readonly mfu: number;
+  /** Share of what the device is sold for; on the CPU, of sgemm_gflops; null where neither is known. */
+  readonly mfu: number | null;
   readonly device: string;
   readonly threads: number;
   readonly batch: number;
-  readonly sgemm_gflops: number;
+  /** The yardstick; null on a GPU. */
+  readonly sgemm_gflops: number | null;
+  /** Bytes of all regions as planned, and the most that the device gave so far (null on the CPU). */
+  readonly bytes_planned: number;
+  readonly bytes_peak: number | null;
   /** Times the speed of the reference, scaled by the yardstick; null for other configurations. */
   readonly vs_reference: number | null;
   /** The slowest first; empty where they were not asked for. */
@@ -92,8 +96,8 @@ export function benchTrain(options: BenchOptions): BenchResult {
   const bound = { ...regions, ...regionsOf(weights) };
   const micro = new Runner(backend, microStepPlan(network, step, backend.elemBytes), bound);
   const update = new Runner(backend, updatePlan(parameters, hyper, backend.elemBytes), bound);
-  fillInputs(micro, options, step.batch);
-  const passes: Runner[] = [...Array<Runner>(step.passes).fill(micro), update];
+  const feed = fillInputs(micro, options, step.batch);
+  const passes: Pass[] = [...Array<Pass>(step.passes).fill({ runner: micro, feed }), { runner: update }];
   const result = measure(options, passes, step.batch * step.passes);
   for (const owned of [micro, update, ...Object.values(regions)]) owned.free();
   freeWeights(weights);
@@ -114,8 +118,8 @@ export function benchForward(options: BenchOptions): BenchResult {
     sigmaData: step.sigmaData,
   };
   const forward = new Runner(backend, forwardPlan(network, pass, backend.elemBytes), regionsOf(weights));
-  fillInputs(forward, options, pass.batch);
-  const result = measure(options, [forward], pass.batch);
+  const feed = fillInputs(forward, options, pass.batch);
+  const result = measure(options, [{ runner: forward, feed }], pass.batch);
   forward.free();
   freeWeights(weights);
   return result;
@@ -124,8 +128,14 @@ export function benchForward(options: BenchOptions): BenchResult {
 /** Numbers between -2 and 2 that look random and are the same every time. */
 const wave = (count: number) => Float32Array.from({ length: count }, (_, i) => 2 * Math.sin(i * 12.9898));
 
-/** Gives each input of a plan, known by its name, numbers of the right kind. */
-function fillInputs(runner: Runner, { network, recipe }: Workload, batch: number): void {
+/** One plan of a step, and what brings its inputs to the device anew. */
+interface Pass {
+  readonly runner: Runner;
+  readonly feed?: () => void;
+}
+
+/** Makes numbers of the right kind for each input of a plan, known by its name; returns what sets them. */
+function fillInputs(runner: Runner, { network, recipe }: Workload, batch: number): () => void {
   const tokens = tokenCount(network.dit.config);
   const made: Record<string, (port: Port) => ArrayLike<number>> = {
     words: ({ shape }) =>
@@ -136,39 +146,76 @@ function fillInputs(runner: Runner, { network, recipe }: Workload, batch: number
     seed: () => words(recipe.train.seed),
     sigma: ({ shape }) => new Float32Array(product(shape)).fill(1),
   };
-  for (const [name, port] of runner.plan.inputs) {
-    runner.set(name, made[name]?.(port) ?? wave(product(port.shape)));
-  }
+  const inputs = [...runner.plan.inputs].map(([name, port]) => {
+    const values = made[name]?.(port) ?? wave(product(port.shape));
+    return [name, encodeNumbers(runner.backend, port.elem, values)] as const;
+  });
+  return () => {
+    for (const [name, values] of inputs) runner.set(name, values);
+  };
 }
 
-/** Rounds of yardstick and passes in turn. The median counts for both, so that both meet the same machine. */
-function measure(options: BenchOptions, passes: readonly Runner[], images: number): BenchResult {
+/** Runs passes one after the other, inputs included. */
+function measure(options: BenchOptions, passes: readonly Pass[], images: number): BenchResult {
+  const runners = passes.map(({ runner }) => runner);
+  return judge(options, {
+    images,
+    flops: runners.reduce((sum, { plan }) => sum + plan.flops, 0),
+    regions: runners.flatMap((runner) => Object.values(runner.regions)),
+    run() {
+      for (const { runner, feed } of passes) {
+        feed?.();
+        runner.run();
+      }
+    },
+    ops: () => timeOps(options.backend, runners, options.repeats),
+  });
+}
+
+/** What is run and measured as one. */
+export interface Measured {
+  readonly images: number;
+  readonly flops: number;
+  readonly regions: readonly Region[];
+  run(): void;
+  ops(): readonly OpTime[];
+}
+
+/** Rounds of yardstick and work in turn. The median counts for both, so that both meet the same machine. */
+export function judge(options: BenchOptions, work: Measured): BenchResult {
   const { backend, threads, repeats, referenceSeconds } = options;
-  const yardstick = new Yardstick(backend, threads);
+  // A GPU is measured against what it is sold for.
+  const yardstick = backend.memory ? null : new Yardstick(backend, threads);
   const seconds: number[] = [];
-  for (let round = 0; round <= repeats; round++) {
-    yardstick.run();
+  const warmUp = backend.memory ? 3 : 1; // eagerly, recorded, and once more as a graph
+  for (let round = 0; round < warmUp + repeats; round++) {
+    yardstick?.run();
     const begin = performance.now();
-    for (const pass of passes) pass.run();
-    if (round > 0) seconds.push((performance.now() - begin) / 1000);
-    yardstick.run();
+    work.run();
+    backend.synchronize();
+    if (round >= warmUp) seconds.push((performance.now() - begin) / 1000);
+    yardstick?.run();
   }
-  const ops = options.ops ? timeOps(backend, passes, repeats) : [];
-  yardstick.free();
+  const ops = options.ops ? work.ops() : [];
+  const gflops = yardstick?.gflops ?? null;
+  yardstick?.free();
   const median = medianOf(seconds);
-  const gflop = passes.reduce((sum, pass) => sum + pass.plan.flops, 0) / 1e9;
-  const scaled = referenceSeconds && (referenceSeconds * REFERENCE_GFLOPS) / yardstick.gflops;
+  const gflop = work.flops / 1e9;
+  const scaled = referenceSeconds && gflops && (referenceSeconds * REFERENCE_GFLOPS) / gflops;
+  const peak = gflops ?? (backend.peakTflops ? 1000 * backend.peakTflops : null);
   return {
-    images_per_s: images / median,
+    images_per_s: work.images / median,
     ms_per_step: median * 1000,
     ms_per_step_best: Math.min(...seconds) * 1000,
-    gflop_per_image: gflop / images,
+    gflop_per_image: gflop / work.images,
     tflops: gflop / median / 1000,
-    mfu: gflop / median / yardstick.gflops,
+    mfu: peak && gflop / median / peak,
     device: backend.name,
     threads,
-    batch: images,
-    sgemm_gflops: yardstick.gflops,
+    batch: work.images,
+    sgemm_gflops: gflops,
+    bytes_planned: [...new Set(work.regions)].reduce((sum, { bytes }) => sum + bytes, 0),
+    bytes_peak: backend.memory?.().peak ?? null,
     vs_reference: scaled && scaled / median,
     ops,
   };

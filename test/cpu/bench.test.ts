@@ -13,12 +13,12 @@ function bench(...args: string[]) {
 
 const KEYS = [
   ...['images_per_s', 'ms_per_step', 'ms_per_step_best', 'gflop_per_image', 'tflops', 'mfu', 'device'],
-  ...['threads', 'batch', 'sgemm_gflops', 'vs_reference'],
+  ...['threads', 'batch', 'sgemm_gflops', 'bytes_planned', 'bytes_peak', 'vs_reference'],
 ];
 
 test('train: the keys of --json, and numbers that fit together', () => {
   const { code, out, err } = bench('train', '--preset', 'nano', '--batch', '2', '--json', '--ops');
-  expect([code, err]).toEqual([0, 'train nano: 1 + 1 repeats\n']);
+  expect([code, err]).toEqual([0, 'train nano: 1 repeats after warming up\n']);
   const { ops, ...result } = JSON.parse(out);
   expect(Object.keys(result)).toEqual(KEYS);
   expect(result).toMatchObject({ device: 'cpu', threads: 1, batch: 2, vs_reference: null });
@@ -27,6 +27,27 @@ test('train: the keys of --json, and numbers that fit together', () => {
   const names = ops.map(({ op }: { op: string }) => op);
   expect(names).toEqual(expect.arrayContaining(['gemm', 'attention_bwd', 'norm_bwd', 'adamw', 'edm_loss']));
   expect(ops.reduce((sum: number, { share }: { share: number }) => sum + share, 0)).toBeCloseTo(1);
+});
+
+test('sample: pictures, evaluations and their FLOPs fit together; one step is one evaluation', () => {
+  const of = (steps: string) => {
+    const { code, out } = bench('sample', '--preset', 'nano', '--batch', '2', '--steps', steps, '--json');
+    expect(code).toBe(0);
+    return JSON.parse(out);
+  };
+  const [one, three] = [of('1'), of('3')];
+  expect(Object.keys(one)).toEqual(KEYS);
+  expect(one.images_per_s).toBeCloseTo(2000 / one.ms_per_step, 1);
+  expect(three.images_per_s).toBeCloseTo(2000 / (5 * three.ms_per_step), 1);
+  // Captions are read once, the network runs five times in place of one.
+  expect(three.gflop_per_image / one.gflop_per_image).toBeGreaterThan(2);
+  expect(three.gflop_per_image / one.gflop_per_image).toBeLessThan(5);
+});
+
+test('ops: the table of a training step', () => {
+  const { code, out } = bench('ops', '--preset', 'nano', '--batch', '2');
+  expect(code).toBe(0);
+  for (const word of ['gemm', 'attention_bwd', 'GB/s', 'memory']) expect(out).toContain(word);
 });
 
 test('forward: a page to read; captions of a recipe are words', () => {
