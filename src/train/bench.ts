@@ -1,5 +1,5 @@
-// Speed of a whole training step or of a forward pass, on the CPU beside a yardstick measured in the same run: plain
-// 1024^3 products of OpenBLAS, one a thread. Other work on the machine touches both alike.
+// Speed of a whole training step or of a forward pass, on the CPU beside a yardstick measured in the same
+// run: plain 1024^3 products of OpenBLAS, one a thread. Other work on the machine touches both alike.
 import type { Backend, Region } from '../backend/backend.ts';
 import { tokenCount } from '../model/config.ts';
 import { operandBytes } from '../plan/op.ts';
