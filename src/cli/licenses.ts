@@ -5,6 +5,7 @@ import { dependencies, devDependencies, version } from '../../package.json';
 import { command } from './command.ts';
 import { SHARED } from './flags.ts';
 import apache from './licenses/apache-2.0.txt' with { type: 'text' };
+import entities from './licenses/entities.txt' with { type: 'text' };
 import lgpl from './licenses/lgpl-2.txt' with { type: 'text' };
 import mit from './licenses/mit.txt' with { type: 'text' };
 import openblas from './licenses/openblas.txt' with { type: 'text' };
@@ -19,6 +20,10 @@ interface Work {
   readonly holder: string;
   readonly use: string;
 }
+
+const OPENCLIP =
+  'Gabriel Ilharco, Mitchell Wortsman, Nicholas Carlini, Rohan Taori, Achal Dave, Vaishaal Shankar, ' +
+  'John Miller, Hongseok Namkoong, Hannaneh Hajishirzi, Ali Farhadi, Ludwig Schmidt';
 
 /** Everything in the executable that somebody holds rights in. */
 export const WORKS: readonly Work[] = [
@@ -40,6 +45,11 @@ export const WORKS: readonly Work[] = [
   row('citty', dependencies.citty, 'MIT', 'Pooya Parsa', 'command line'),
   row('consola', dependencies.consola, 'MIT', 'Pooya Parsa', 'log'),
   row('msgpackr', dependencies.msgpackr, 'MIT', 'Kris Zyp', 'binary streams'),
+  row('entities', dependencies.entities, 'BSD-2-Clause', 'Felix Böhm', 'names of characters in captions'),
+  row('ftfy', '6.3.1', 'Apache-2.0', 'Robyn Speer', 'tables and rules that repair captions'),
+  row('diffusers', '', 'Apache-2.0', 'The HuggingFace Team', 'rules that clean captions'),
+  row('CLIP', '', 'MIT', 'OpenAI', 'vocabulary of the tokenizer'),
+  row('OpenCLIP', '', 'MIT', OPENCLIP, 'the same vocabulary, and rules of the tokenizer'),
   row('Noto Emoji', '', 'Apache-2.0', 'Google Inc.', 'pictures, style noto'),
   row(
     'emoji-datasource-google',
@@ -66,7 +76,8 @@ export const TEXTS: Readonly<Record<string, string>> = {
   'MIT (each work above with that licence, copyright by its holder)': mit,
   'BSD-3-Clause (OpenBLAS)': openblas,
   'BSD-3-Clause (Skia)': skia,
-  'Apache-2.0 (Noto Emoji; pictures were reduced to 64 px on white)': apache,
+  'BSD-2-Clause (entities)': entities,
+  'Apache-2.0 (Noto Emoji, reduced to 64 px on white; ftfy and diffusers, rewritten in TypeScript)': apache,
   'OFL-1.1 (the font Inter)': inter,
   'Unicode-3.0 (Unicode emoji data)': unicode,
   'LGPL-2.0 (JavaScriptCore; source: https://github.com/oven-sh/WebKit)': lgpl,

@@ -12,18 +12,22 @@ export class JsonObject {
 
   /** Reads a file that holds one object. */
   static read(path: string): JsonObject {
-    let text: string;
+    return JsonObject.parse(path, readText(path));
+  }
+
+  /** Reads a file of one object a line, and names the line in messages. */
+  static readLines(path: string): JsonObject[] {
+    const lines = readText(path).split('\n');
+    return lines.flatMap((line, i) => (line.trim() ? [JsonObject.parse(`${path}:${i + 1}`, line)] : []));
+  }
+
+  private static parse(where: string, text: string): JsonObject {
     try {
-      text = readFileSync(path, 'utf8');
-    } catch (error) {
-      throw osFailure(error, path, 'read');
-    }
-    try {
-      return JsonObject.of(path, JSON.parse(text));
+      return JsonObject.of(where, JSON.parse(text));
     } catch (error) {
       if (error instanceof Failure) throw error;
       throw new Failure({
-        what: path,
+        what: where,
         why: `broken JSON: ${error instanceof Error ? error.message : error}`,
       });
     }
@@ -91,6 +95,14 @@ export class JsonObject {
 
   private refuse(key: string, what: string): never {
     throw new Failure({ what: this.at(key), why: this.has(key) ? `must be ${what}` : 'is missing' });
+  }
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    throw osFailure(error, path, 'read');
   }
 }
 

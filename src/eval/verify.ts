@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Failure } from '../io/failure.ts';
 import { osFailure } from '../io/oserror.ts';
+import { verifyCaptionClean, verifyTokenizer } from './captions.ts';
 import { type GroupResult, skipped } from './conformance.ts';
 import { JsonObject } from './json-file.ts';
 import { isMicrodit, type MicroditOptions, verifyMicrodit } from './microdit.ts';
@@ -37,6 +38,8 @@ const PARTS: Readonly<Record<string, Recognise>> = {
 export function* verify(dir: string, options: MicroditOptions): Generator<GroupResult> {
   const part = partOf(dir);
   if (part === 'microdit') yield* verifyMicrodit(dir, options);
+  else if (part === 'tokenizer') yield* verifyTokenizer(dir);
+  else if (part === 'caption-clean') yield* verifyCaptionClean(dir);
   else yield skipped(part, 'the reader of this part is not built yet');
 }
 
