@@ -1,5 +1,5 @@
-// Conformance of texts, compared exactly: token ids, and captions after their clean-up. An error is the number
-// of ids or characters that differ in the worst caption.
+// Conformance of texts, compared exactly: token ids, and captions after their clean-up. An error is the
+// number of ids or characters that differ in the worst caption.
 import { join } from 'node:path';
 import { cleanCaption, cleanCaptionOnce, cleanPrompt } from '../text/clean.ts';
 import { clipTokenizer } from '../text/vocabulary.ts';
