@@ -1,5 +1,6 @@
 // Matrix products of MicroDiT_Tiny_2 (batch 8, mask 0.75) against the yardstick: plain 1024^3 OpenBLAS
-// products, one a core, summed. Usage: bun bench/gemm.ts [threads] [rounds]. Rounds are interleaved and the
+// products, one a core, summed. Usage: bun bench/gemm.ts [threads] [rounds] [bf16]. Rounds are interleaved
+// and the
 // best one counts, so that other work on the machine touches shape and yardstick alike.
 
 import { Pinned } from '../ffi/memory.ts';
@@ -47,6 +48,7 @@ const shapes: Shape[] = [
 
 const native = await openNative();
 native.init(Number(process.argv[2] ?? 0));
+native.bf16(process.argv[4] === 'bf16');
 const rounds = Number(process.argv[3] ?? 15);
 const held: unknown[] = [];
 

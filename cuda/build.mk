@@ -42,6 +42,7 @@ PLAIN_F64 := $(patsubst cuda/%.cpp,$(NATIVE_OBJECTS)/%.plain64.o,$(SOURCES_F64))
 
 $(NATIVE_OBJECTS)/packed_v3.o: CXX_ISA := $(ISA_v3) -ffp-contract=off
 $(NATIVE_OBJECTS)/packed_v4.o: CXX_ISA := $(ISA_v4) -ffp-contract=off
+$(NATIVE_OBJECTS)/packed_bf16.o: CXX_ISA := $(ISA_v4) -mavx512bf16 -ffp-contract=off
 
 .PHONY: native
 native: build/libmicrodiff.so build/libmicrodiff_f64.so

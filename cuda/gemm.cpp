@@ -38,23 +38,24 @@ float *packed_buffer(long floats) {
   return packed;
 }
 
-// Packed floats of one product.
+// Packed floats of one product. All cuts but the last are whole units.
 long product_floats(const Job &job) {
-  return (job.depth_end - job.depth) * job.panels * job.kernels->columns;
+  return ceil_div(job.depth_end - job.depth, job.kernels->step) * job.panels * job.kernels->columns;
 }
 
 // One block: some panels of one cut.
 void pack(const void *slots, long first, long last, char *) {
   const Job &job = *static_cast<const Job *>(slots);
   const Gemm &g = *job.gemm;
-  const long width = job.kernels->columns, cut = cut_of(g.K);
+  const long width = job.kernels->columns, step = job.kernels->step, cut = cut_of(g.K, step);
   for (long block = first; block < last; ++block) {
     const long group = block % job.groups, rest = block / job.groups;
     const long panel = group * panels_together;
     const long panels = job.panels - panel < panels_together ? job.panels - panel : panels_together;
     const long product = rest / job.cuts, at = rest % job.cuts * cut;
     const long depth = job.depth + at, count = job.depth_end - depth < cut ? job.depth_end - depth : cut;
-    float *to = job.packed + product * product_floats(job) + (at * job.panels + panel * count) * width;
+    float *to = job.packed + product * product_floats(job) +
+                (at / step * job.panels + panel * ceil_div(count, step)) * width;
     job.kernels->pack_panels(g, job.product + product, panel * width, panels, depth, count, to);
   }
 }
@@ -92,8 +93,9 @@ long tiles(long whole, long each, long times, long threads) {
 }
 
 bool scratch_for(long rows, const GemmKernels &kernels, long cut) {
-  const long strips = ceil_div(rows, kernels.rows) * (kernels.rows * cut + 16);
-  return pool_scratch(uint64_t(4 * (strips + gemm_own_panels * kernels.columns * cut) + 64));
+  const long units = ceil_div(cut, kernels.step);
+  const long strips = ceil_div(rows, kernels.rows) * (kernels.rows * units + 16);
+  return pool_scratch(uint64_t(4 * (strips + gemm_own_panels * kernels.columns * units) + 64));
 }
 
 }  // namespace
@@ -101,9 +103,10 @@ bool scratch_for(long rows, const GemmKernels &kernels, long cut) {
 bool gemm_run(const void *slots) {
   const Gemm &g = *static_cast<const Gemm *>(slots);
   if (g.M <= 0 || g.N <= 0 || g.batch <= 0) return true;
-  const GemmKernels &kernels = md_isa() == 4 ? gemm_v4 : gemm_v3;
+  const GemmKernels &kernels = gemm_in_bf16() ? gemm_bf16 : md_isa() == 4 ? gemm_v4 : gemm_v3;
   const bool alone = 2.0 * double(g.M) * double(g.N) * double(g.K) * double(g.batch) < alone_below;
-  const long threads = alone ? 1 : pool_threads(), cut = cut_of(g.K);
+  const long threads = alone ? 1 : pool_threads(), step = kernels.step;
+  const long cut = cut_of(g.K, step);
   Job job = {};
   job.gemm = &g;
   job.kernels = &kernels;
@@ -120,14 +123,14 @@ bool gemm_run(const void *slots) {
     return true;
   }
 
-  const long one_cut = (g.K < cut ? g.K : cut) * job.panels * kernels.columns;
-  const long all_cuts = g.K * job.panels * kernels.columns;
+  const long one_cut = ceil_div(g.K < cut ? g.K : cut, step) * job.panels * kernels.columns;
+  const long all_cuts = ceil_div(g.K, step) * job.panels * kernels.columns;
   const long most = packed_floats > one_cut ? packed_floats : one_cut;
   const long products = all_cuts <= most ? (all_cuts > 0 ? most / all_cuts : g.batch) : 1;
   const long depths = all_cuts <= most ? (g.K > 0 ? g.K : 1) : most / one_cut * cut;
   const long together = products < g.batch ? products : g.batch;
   const long deepest = g.K < depths ? g.K : depths;
-  job.packed = packed_buffer(deepest * job.panels * kernels.columns * together);
+  job.packed = packed_buffer(ceil_div(deepest, step) * job.panels * kernels.columns * together);
   job.down = tiles(g.M, 4 * 12, together, threads);
   job.across = 1;
   while (job.across < job.panels && job.across * job.down * together < 4 * threads) ++job.across;

@@ -25,10 +25,12 @@ struct GemmTile {
   long product, row, row_end, column, column_end, depth, depth_end;
 };
 
-// One set of micro-kernels. op(B) is packed into panels of `columns` columns: for each cut, panel after
-// panel, each [depths of the cut][columns], short panels filled up with zeros.
+// One set of micro-kernels. What is packed are 4-byte units of `step` neighbouring depths: floats, or pairs
+// of
+// bf16. op(B) is packed into panels of `columns` columns: for each cut, panel after panel, each [units of the
+// cut][columns], short panels filled up with zeros.
 struct GemmKernels {
-  long rows, columns;
+  long rows, columns, step;
   // Packs `panels` panels from `column` on, depths [depth, depth + count).
   void (*pack_panels)(const Gemm &g, long product, long column, long panels, long depth, long count,
                       float *to);
@@ -40,16 +42,16 @@ struct GemmKernels {
 
 constexpr long gemm_own_panels = 4;
 
-extern const GemmKernels gemm_v3, gemm_v4;
+extern const GemmKernels gemm_v3, gemm_v4, gemm_bf16;
 
 constexpr long ceil_div(long a, long b) { return (a + b - 1) / b; }
 constexpr long rounded_up(long a, long b) { return ceil_div(a, b) * b; }
 
-// Depth is cut into equal parts of at most this many (the last may be shorter): a panel of op(A) stays in the
-// first-level cache. Part of the arithmetic, so a rule of K alone.
-constexpr long deepest_cut = 384;
-inline long cut_of(long K) {
-  return K <= deepest_cut ? (K > 0 ? K : 1) : rounded_up(ceil_div(K, ceil_div(K, deepest_cut)), 8);
+// Depth is cut into equal parts of at most 384 units (the last may be shorter): a panel of op(A) stays in the
+// first-level cache. Part of the arithmetic, so a rule of K and the step alone.
+inline long cut_of(long K, long step) {
+  const long deepest = 384 * step;
+  return K <= deepest ? (K > 0 ? K : 1) : rounded_up(ceil_div(K, ceil_div(K, deepest)), 8);
 }
 
 #endif

@@ -30,6 +30,7 @@ char *openblas_get_corename();
 namespace {
 
 int isa = 0;
+bool in_bf16 = false;
 char error[512];
 
 long copy_text(const char *text, char *out, long n) {
@@ -62,6 +63,11 @@ bool has_v4() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl");
+}
+
+bool has_bf16() {
+  unsigned a, b, c, d;
+  return has_v4() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));
 }
 
 int allowed_processors() {
@@ -125,6 +131,19 @@ int md_init(int threads) {
 
 int md_threads() { return pool_threads(); }
 int md_isa() { return isa; }
+
+bool gemm_in_bf16() { return in_bf16; }
+
+int md_bf16(int on) {
+#ifdef MD_WITH_V4
+  in_bf16 = on && isa == 4 && has_bf16();
+#endif
+  if (!on || in_bf16) return MD_OK;
+  set_error(isa == 4 ? "this processor has no bf16 dot products (AVX-512 BF16)"
+                     : "bf16 dot products need the kernels for x86-64-v4 (AVX-512), which do not run here");
+  return MD_NO_ISA;
+}
+
 int md_act_bytes() { return int(sizeof(act)); }
 
 long md_cpu_features(char *out, long n) {
@@ -136,7 +155,6 @@ long md_cpu_features(char *out, long n) {
     strncat(text, word, sizeof text - strlen(text) - 1);
   };
   unsigned a, b, c, d;
-  bool bf16 = __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5)) && has_v4();
   bool amx = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & (1u << 22));
   name("x86-64-v3", has_v3());
   name("x86-64-v4", has_v4());
@@ -144,7 +162,7 @@ long md_cpu_features(char *out, long n) {
   name("fma", __builtin_cpu_supports("fma"));
   name("avx512f", __builtin_cpu_supports("avx512f"));
   name("avx512vnni", __builtin_cpu_supports("avx512vnni"));
-  name("avx512bf16", bf16);
+  name("avx512bf16", has_bf16());
   name("amx-bf16", amx);
   return copy_text(text, out, n);
 }

@@ -29,6 +29,8 @@ struct md_command {
 extern const md_entry gemm_entry, yardstick_entry;
 // Runs a whole command of kernel "gemm", whatever number of blocks it names; false when memory is short.
 bool gemm_run(const void *slots);
+// True after md_bf16(1).
+bool gemm_in_bf16();
 // Readies the BLAS library; called once, before its first use.
 void blas_init();
 
@@ -56,7 +58,7 @@ void set_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 enum md_status {
   MD_OK = 0,
-  MD_NO_ISA = 1,       // the processor lacks x86-64-v3 (AVX2, FMA)
+  MD_NO_ISA = 1,       // the processor lacks what was asked for, at least x86-64-v3 (AVX2, FMA)
   MD_NO_THREADS = 2,   // a thread could not be started
   MD_BAD_COMMAND = 3,  // a packed command is malformed; nothing after it has run
   MD_NO_MEMORY = 4,
@@ -69,6 +71,9 @@ MD_API int md_init(int threads);
 MD_API int md_threads();
 // 3 or 4: which kernel objects run (x86-64-v3, x86-64-v4).
 MD_API int md_isa();
+// on = 1: from now on kernel "gemm" rounds its operands to bf16 and sums their products in float32. MD_NO_ISA
+// where the processor has no such dot products.
+MD_API int md_bf16(int on);
 // Bytes of `act`: 4, or 8 in the test build.
 MD_API int md_act_bytes();
 // Writes a space-separated list of what the processor has; returns its length without the closing zero.

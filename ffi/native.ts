@@ -10,6 +10,7 @@ const SYMBOLS = {
   md_init: { args: ['i32'], returns: 'i32' },
   md_threads: { args: [], returns: 'i32' },
   md_isa: { args: [], returns: 'i32' },
+  md_bf16: { args: ['i32'], returns: 'i32' },
   md_act_bytes: { args: [], returns: 'i32' },
   md_cpu_features: { args: ['ptr', 'i64'], returns: 'i64' },
   md_blas_core: { args: ['ptr', 'i64'], returns: 'i64' },
@@ -57,6 +58,17 @@ export class Native {
     const fix =
       status === NO_ISA ? 'microdiff needs a processor with AVX2 (2013 or later)' : 'Ask for fewer threads';
     expectZero('md_init', status, this.#error(), fix, code);
+  }
+
+  /**
+   * Whether products round their operands to bf16 from now on, after init. Throws a Failure (code 3) where
+   * the
+   * processor has no bf16 dot products.
+   */
+  bf16(on: boolean): void {
+    if (this.#c.md_bf16(on ? 1 : 0) === 0) return;
+    const fix = 'Leave --cpu-bf16 out';
+    throw new Failure({ what: 'bf16 products', why: this.#error(), fix, code: EXIT.missing });
   }
 
   /** Threads of the pool, 0 before init. */

@@ -26,10 +26,20 @@ class CpuRegion implements Region {
 const HEADER_BYTES = 24;
 const SLOT_BYTES = 8;
 
+/** What can be chosen about products on the CPU. */
+export interface CpuOptions {
+  /**
+   * Round the operands of matrix products to bf16 and sum in float32; a Failure (code 3) where it cannot
+   * be.
+   */
+  readonly bf16?: boolean;
+}
+
 /** The backend over the product's library. `threads` 0 takes every processor that this process may use. */
-export async function cpuBackend(threads = 0): Promise<Backend> {
+export async function cpuBackend(threads = 0, { bf16 = false }: CpuOptions = {}): Promise<Backend> {
   const native = await openNative();
   native.init(threads);
+  native.bf16(bf16);
   return cpuBackendOver(native);
 }
 

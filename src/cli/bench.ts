@@ -4,7 +4,7 @@ import { encodeRecord } from '../io/jsonl.ts';
 import { bool, int, real } from '../recipe/field.ts';
 import type { BenchResult } from '../train/bench.ts';
 import { command } from './command.ts';
-import { DEVICE_FLAGS, openDevice } from './device.ts';
+import { COMPUTE_FLAGS, openDevice } from './device.ts';
 import { flag, SHARED } from './flags.ts';
 import { stdout } from './stdout.ts';
 import { findWorkload, type FoundWorkload, WORKLOAD_FLAGS } from './workload.ts';
@@ -30,7 +30,7 @@ export const bench = command({
     steps: flag(int(30, { min: 1, max: 1000 }, 'Steps of sampling')),
     'cfg-scale': flag(real(5, { min: 1 }, 'Guidance of sampling')),
     json: SHARED.json,
-    ...DEVICE_FLAGS,
+    ...COMPUTE_FLAGS,
   },
   args: [{ name: 'what', meaning: 'What to measure', required: true, options: WHAT }],
   examples: [

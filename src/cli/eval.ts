@@ -8,7 +8,7 @@ import { int, LARGEST, real, text } from '../recipe/field.ts';
 import { findModel } from '../sample/find-model.ts';
 import { loadModel } from '../sample/model-file.ts';
 import { command } from './command.ts';
-import { DEVICE_FLAGS, openDevice } from './device.ts';
+import { COMPUTE_FLAGS, openDevice } from './device.ts';
 import { flag, SHARED } from './flags.ts';
 import { stdout } from './stdout.ts';
 
@@ -28,7 +28,7 @@ export const evaluate = command({
     }),
     'batch-size': flag(int(8, { min: 1, max: 1024 }, 'Pictures made at once; changes none of them')),
     json: SHARED.json,
-    ...DEVICE_FLAGS,
+    ...COMPUTE_FLAGS,
   },
   args: [{ name: 'measure', meaning: 'What to measure', required: true, options: ['fidelity'] }],
   examples: [

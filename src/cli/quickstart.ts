@@ -2,7 +2,7 @@
 
 import { real, text } from '../recipe/field.ts';
 import { command } from './command.ts';
-import { DEVICE_FLAGS, openDevice } from './device.ts';
+import { COMPUTE_FLAGS, openDevice } from './device.ts';
 import { flag } from './flags.ts';
 import { watchSignals } from './interrupt.ts';
 import { dryRun, RECIPE_FLAGS, recipeFromFlags } from './recipe-flags.ts';
@@ -16,7 +16,7 @@ export const quickstart = command({
     minutes: flag(real(5, { min: 0.01 }, 'Time to train for; --steps overrules it')),
     out: flag(text('runs/quickstart', 'Run folder'), { alias: 'o', hint: 'RUN' }),
     ...RECIPE_FLAGS,
-    ...DEVICE_FLAGS,
+    ...COMPUTE_FLAGS,
   },
   examples: [
     ['microdiff quickstart', 'five minutes; prints the path of the sheet'],

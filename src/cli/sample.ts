@@ -13,7 +13,7 @@ import { loadModel, provenanceOf } from '../sample/model-file.ts';
 import { type BadPrompt, isBad, type Prompt, promptsOfArguments, readPrompts } from '../sample/prompts.ts';
 import { Sampler } from '../sample/sampler.ts';
 import { type Call, command } from './command.ts';
-import { DEVICE_FLAGS, openDevice } from './device.ts';
+import { COMPUTE_FLAGS, openDevice } from './device.ts';
 import { flag, manyFlag, SHARED, usage } from './flags.ts';
 import { watchSignals } from './interrupt.ts';
 import { PictureWriter, SHEET_LIMIT } from './pictures.ts';
@@ -49,7 +49,7 @@ const FLAGS = {
   plain: flag(bool(false, 'Prompts of a stream are plain text, also those that begin with {')),
   from: flag(text(undefined, 'Repeats the settings in a PNG; flags go before them'), { hint: 'IMAGE' }),
   'dry-run': SHARED['dry-run'],
-  ...DEVICE_FLAGS,
+  ...COMPUTE_FLAGS,
 };
 
 type Values = Call<typeof FLAGS>['values'];

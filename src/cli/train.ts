@@ -3,7 +3,7 @@
 import { basename, join } from 'node:path';
 import { text } from '../recipe/field.ts';
 import { command } from './command.ts';
-import { DEVICE_FLAGS, openDevice } from './device.ts';
+import { COMPUTE_FLAGS, openDevice } from './device.ts';
 import { flag } from './flags.ts';
 import { watchSignals } from './interrupt.ts';
 import { DATA_FLAG, dryRun, RECIPE_ARGUMENT, RECIPE_FLAGS, recipeFromFlags } from './recipe-flags.ts';
@@ -20,7 +20,7 @@ export const train = command({
       alias: 'o',
       hint: 'RUN',
     }),
-    ...DEVICE_FLAGS,
+    ...COMPUTE_FLAGS,
   },
   args: [RECIPE_ARGUMENT],
   examples: [

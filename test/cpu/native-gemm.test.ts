@@ -1,7 +1,8 @@
 // Kernel gemm against float64 products: odd sizes, all transposes, bias, accumulation, batches, untouched
-// surroundings; equal bits every time when several threads are at work; and the double build.
+// surroundings; equal bits every time when several threads are at work; the double build; and bf16 products,
+// where the processor has them, with what becomes of numbers that are not ordinary.
 
-import { describe, expect, test } from 'bun:test';
+import { afterAll, beforeAll, describe, expect, test } from 'bun:test';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { NativeMemory } from '../../ffi/memory.ts';
@@ -10,6 +11,7 @@ import { gemm, noise, type Product, run } from './native-commands.ts';
 
 const native = await openNative();
 native.init(2);
+const hasBf16 = native.isa === 4 && native.cpuFeatures.includes('avx512bf16');
 const doublePath = join(import.meta.dir, '../../build/libmicrodiff_f64.so');
 
 const CANARY = 12345.5;
@@ -19,10 +21,21 @@ interface Case {
   readonly library: Native;
   readonly product: Product & { readonly batch: number };
   readonly bias: boolean;
+  /** What packing makes of an operand's number. */
+  readonly packed?: (x: number) => number;
+}
+
+const bits = new Uint32Array(1);
+const number = new Float32Array(bits.buffer);
+/** x rounded to bf16, nearest, ties to even; denormal numbers become zero, as in the processor. */
+function toBf16(x: number): number {
+  number[0] = Math.abs(x) < 2 ** -126 ? 0 : x;
+  if (Number.isFinite(x)) bits[0] = (bits[0]! + 0x7fff + ((bits[0]! >>> 16) & 1)) & 0xffff0000;
+  return number[0]!;
 }
 
 /** Runs one product with padded rows and canaries; the largest error in units of epsilon * sum |a b|. */
-function worst({ library, product, bias }: Case, seed: number): number {
+function worst({ library, product, bias, packed = (x) => x }: Case, seed: number): number {
   const { M, N, K, batch } = product;
   const size = library.actBytes;
   const next = noise(seed);
@@ -57,8 +70,8 @@ function worst({ library, product, bias }: Case, seed: number): number {
         let sum = (product.accumulate ? before(p, i, j) : 0) + (bias ? biases[p * strideBias + j]! : 0);
         let size1 = Math.abs(sum) + 1e-30;
         for (let k = 0; k < K; k++) {
-          const left = a[p * strideA + (product.transA ? k * lda + i : i * lda + k)]!;
-          const right = b[p * strideB + (product.transB ? j * ldb + k : k * ldb + j)]!;
+          const left = packed(a[p * strideA + (product.transA ? k * lda + i : i * lda + k)]!);
+          const right = packed(b[p * strideB + (product.transB ? j * ldb + k : k * ldb + j)]!);
           sum += left * right;
           size1 += Math.abs(left * right);
         }
@@ -90,14 +103,19 @@ const BOUND = 8;
 
 describe.each([
   ['float', () => native],
-  ['double', () => new Native(doublePath)],
-] as const)('gemm against float64, %s build', (name, open) => {
-  if (name === 'double' && !existsSync(doublePath)) {
-    test.skip('the double build is not there', () => {});
+  ['bf16', () => native],
+  ['the double build', () => new Native(doublePath)],
+] as const)('gemm against float64, %s', (name, open) => {
+  if (name === 'the double build' ? !existsSync(doublePath) : name === 'bf16' && !hasBf16) {
+    test.skip(`${name}: not here`, () => {});
     return;
   }
   const library = open();
   library.init(2);
+  // bf16 products are held to float32's bound on operands that are rounded, which is all that they round.
+  const packed = name === 'bf16' ? toBf16 : (x: number) => x;
+  beforeAll(() => library.bf16(name === 'bf16'));
+  afterAll(() => library.bf16(false));
   for (const transA of [false, true]) {
     for (const transB of [false, true]) {
       for (const [bias, accumulate] of [
@@ -110,7 +128,7 @@ describe.each([
         test(`odd sizes, batches: ${words.filter(Boolean).join(' ') || 'plain'}`, () => {
           SHAPES.forEach(([M, N, K], i) => {
             const product = { M, N, K, transA, transB, accumulate, batch: 1 + (i % 3), imageRows: 5 };
-            expect(worst({ library, product, bias }, 17 * i + 1)).toBeLessThan(BOUND);
+            expect(worst({ library, product, bias, packed }, 17 * i + 1)).toBeLessThan(BOUND);
           });
         });
       }
@@ -118,7 +136,59 @@ describe.each([
   }
   test('sizes beyond one tile', () => {
     const product = { M: 613, N: 1037, K: 41, transB: true, batch: 1 };
-    expect(worst({ library, product, bias: true }, 9)).toBeLessThan(BOUND);
+    expect(worst({ library, product, bias: true, packed }, 9)).toBeLessThan(BOUND);
+  });
+});
+
+describe.skipIf(!hasBf16)('bf16 products', () => {
+  beforeAll(() => native.bf16(true));
+  afterAll(() => native.bf16(false));
+
+  test('are off by at most 2^-7 of sum |a b| (half a unit in the last of 8 bits for each operand)', () => {
+    const product = { M: 150, N: 100, K: 801, transB: true, batch: 1 };
+    const error = worst({ library: native, product, bias: false }, 3) * 2 ** -23;
+    expect(error).toBeLessThan(2 ** -7);
+    expect(error).toBeGreaterThan(2 ** -20);
+  });
+
+  test('denormal sums become zero', () => {
+    using memory = native.alloc(3 * 64);
+    memory.f32().fill(2 ** -70);
+    const [a, b, c] = [0, 64, 128].map((offset) => memory.address + offset);
+    run(native, [gemm(native, { M: 1, N: 1, K: 2 }, a!, b!, c!)]);
+    expect(memory.f32()[32]).toBe(0);
+  });
+
+  const ordinary = [1, -1.00390625, 1.01171875, 1 + 2 ** -8 + 2 ** -20, 3e38, -1e-30, 2 ** -126];
+  const special = [1e-39, -(2 ** -149), Infinity, -Infinity, Number.NaN, 3.4028234e38, 0, -0];
+  const values = [...ordinary, ...special, 5, 7];
+  // Sizes for each way of packing: alone, in vectors, and what is left over beside them.
+  test.each([1, 8, 17, 49])('round to nearest even and keep NaN and infinities, %d depths', (K) => {
+    const size = values.length;
+    for (const transA of [false, true]) {
+      for (const transB of [false, true]) {
+        for (const side of ['A', 'B'] as const) {
+          // The operand under test has the values at one depth and zeros elsewhere, the other one ones.
+          using special = native.alloc(4 * size * K);
+          using ones = native.alloc(4 * 40 * K);
+          using C = native.alloc(4 * size * 40);
+          const depth = K >> 1;
+          const acrossRows = side === 'A' ? transA : !transB;
+          for (const [i, value] of values.entries())
+            special.f32()[acrossRows ? depth * size + i : i * K + depth] = value;
+          ones.f32().fill(1);
+          const [M, N] = side === 'A' ? [size, 40] : [40, size];
+          const [a, b] = side === 'A' ? [special, ones] : [ones, special];
+          run(native, [gemm(native, { M, N, K, transA, transB }, a.address, b.address, C.address)]);
+          const got = C.f32(0, M * N);
+          for (let at = 0; at < M * N; at++) {
+            const value = values[side === 'A' ? Math.floor(at / N) : at % N]!;
+            // Sums begin at +0, which takes the sign from a zero.
+            expect(got[at]).toBe(toBf16(value) + 0);
+          }
+        }
+      }
+    }
   });
 });
 

@@ -1,4 +1,5 @@
-// Run by native-rows.test.ts with a number of threads (and MICRODIFF_ISA): prints the instruction set and a
+// Run by native-rows.test.ts with a number of threads, bf16 or nothing, and MICRODIFF_ISA: prints the
+// instruction set and a
 // hash of many products; throws where a part of a product, computed by itself, differs in a bit from that
 // part of the whole.
 
@@ -7,6 +8,7 @@ import { gemm, noise, run } from './native-commands.ts';
 
 const native = await openNative();
 native.init(Number(process.argv[2]));
+native.bf16(process.argv[3] === 'bf16');
 const hash = new Bun.CryptoHasher('sha1');
 const next = noise(29);
 const below = (n: number) => Math.min(n - 1, Math.floor(((next() + 1) / 2) * n));
