@@ -28,10 +28,7 @@ const SLOT_BYTES = 8;
 
 /** What can be chosen about products on the CPU. */
 export interface CpuOptions {
-  /**
-   * Round the operands of matrix products to bf16 and sum in float32; a Failure (code 3) where it cannot
-   * be.
-   */
+  /** Round operands of matrix products to bf16, sum in float32; a Failure (code 3) where it cannot be. */
   readonly bf16?: boolean;
 }
 

@@ -61,8 +61,9 @@ export const bench = command({
     log.info(`${what} ${work.name}: ${repeats} repeats after warming up`);
     const result = runs[what]();
     const { ops, ...numbers } = result;
-    if (values.json) stdout.line(encodeRecord({ ...numbers, ...(timesOps ? { ops } : {}) }));
-    else stdout.write(page(result, what, ops));
+    const bf16 = values['cpu-bf16'];
+    if (values.json) stdout.line(encodeRecord({ ...numbers, cpu_bf16: bf16, ...(timesOps ? { ops } : {}) }));
+    else stdout.write(page(result, what, ops, bf16 ? ', bf16 products' : ''));
     return 0;
   },
 });
@@ -94,7 +95,7 @@ const UNIT: Readonly<Record<What, string>> = {
   sample: 'evaluation',
 };
 
-function page(result: BenchResult, what: What, ops: BenchResult['ops']): string {
+function page(result: BenchResult, what: What, ops: BenchResult['ops'], products: string): string {
   const { ms_per_step: ms, ms_per_step_best: best, vs_reference: ratio, mfu, sgemm_gflops } = result;
   const against =
     sgemm_gflops === null
@@ -111,7 +112,10 @@ function page(result: BenchResult, what: What, ops: BenchResult['ops']): string 
       gib(result.bytes_planned) +
         (result.bytes_peak === null ? '' : ` planned, at most ${gib(result.bytes_peak)} taken`),
     ],
-    ['device', result.bytes_peak === null ? `${result.device}, ${result.threads} threads` : result.device],
+    [
+      'device',
+      result.bytes_peak === null ? `${result.device}, ${result.threads} threads${products}` : result.device,
+    ],
     ...(ratio === null ? [] : [['reference', `${ratio.toFixed(2)} times its speed, scaled by the products`]]),
   ];
   const lines = rows.map(([name, value]) => `${name!.padEnd(16)}${value}`);
