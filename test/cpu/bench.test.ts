@@ -13,7 +13,7 @@ function bench(...args: string[]) {
 
 const KEYS = [
   ...['images_per_s', 'ms_per_step', 'ms_per_step_best', 'gflop_per_image', 'tflops', 'mfu', 'device'],
-  ...['threads', 'batch', 'sgemm_gflops', 'bytes_planned', 'bytes_peak', 'vs_reference'],
+  ...['threads', 'batch', 'sgemm_gflops', 'bytes_planned', 'bytes_peak', 'vs_reference', 'cpu_bf16'],
 ];
 
 test('train: the keys of --json, and numbers that fit together', () => {
@@ -21,7 +21,7 @@ test('train: the keys of --json, and numbers that fit together', () => {
   expect([code, err]).toEqual([0, 'train nano: 1 repeats after warming up\n']);
   const { ops, ...result } = JSON.parse(out);
   expect(Object.keys(result)).toEqual(KEYS);
-  expect(result).toMatchObject({ device: 'cpu', threads: 1, batch: 2, vs_reference: null });
+  expect(result).toMatchObject({ device: 'cpu', threads: 1, batch: 2, vs_reference: null, cpu_bf16: false });
   expect(result.images_per_s).toBeCloseTo(2000 / result.ms_per_step);
   expect(result.mfu).toBeCloseTo((1000 * result.tflops) / result.sgemm_gflops);
   const names = ops.map(({ op }: { op: string }) => op);
