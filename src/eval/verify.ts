@@ -7,6 +7,7 @@ import { verifyCaptionClean, verifyTokenizer } from './captions.ts';
 import { type GroupResult, skipped } from './conformance.ts';
 import { JsonObject } from './json-file.ts';
 import { isMicrodit, type MicroditOptions, verifyMicrodit } from './microdit.ts';
+import { verifyVae } from './vae.ts';
 
 type Recognise = (files: readonly string[], dir: string) => boolean;
 
@@ -40,6 +41,7 @@ export function* verify(dir: string, options: MicroditOptions): Generator<GroupR
   if (part === 'microdit') yield* verifyMicrodit(dir, options);
   else if (part === 'tokenizer') yield* verifyTokenizer(dir);
   else if (part === 'caption-clean') yield* verifyCaptionClean(dir);
+  else if (part === 'vae') yield* verifyVae(dir, { backend: options.backend });
   else yield skipped(part, 'the reader of this part is not built yet');
 }
 
