@@ -1,5 +1,5 @@
 // Conformance of the diffusion transformer with a folder of golden sets: every check, group by group.
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { freeWeights } from '../sample/weights.ts';
 import type { Backend } from '../backend/backend.ts';
@@ -10,6 +10,7 @@ import { checkInitialWeights, checkModelShapes, checkPositions, checkSchedules }
 import { checkForward, checkSampler } from './microdit-forward.ts';
 import { type GoldenSet, openSet, setNames } from './microdit-set.ts';
 import { verifyRounded } from './microdit-rounded.ts';
+import { checkTorchFiles } from './microdit-torch.ts';
 import { checkTraining, maskNames } from './microdit-training.ts';
 import type { TrainingCode } from './training-code.ts';
 
@@ -85,10 +86,7 @@ export function* verifyMicrodit(dir: string, options: MicroditOptions): Generato
   yield* file('init_stats.json', 'initial weights', (path) =>
     checkInitialWeights(path, { backend, training, bounds: INIT_BOUNDS }),
   );
-  const torch = readdirSync(dir).filter((name) => name.endsWith('.pt'));
-  if (torch.length > 0) {
-    yield skipped(`torch files (${torch.length})`, 'torch files come with the text-to-image issue');
-  }
+  yield* checkTorchFiles(dir);
 }
 
 /** All groups of one set. */

@@ -2,7 +2,7 @@
 // read back parameter by parameter.
 import type { Backend, Elem, ElemBytes, Region } from '../backend/backend.ts';
 import { Failure } from '../io/failure.ts';
-import type { Safetensors } from '../io/safetensors.ts';
+import type { TensorFile } from '../io/tensor-file.ts';
 import type { Parameter, Parameters } from '../plan/params.ts';
 import { castInto } from '../plan/ops/copy.ts';
 import { freeze } from '../plan/plan.ts';
@@ -107,7 +107,7 @@ export function writeWeight(
  * that the network does not have are refused too, since a file of another model must not load in part.
  * `prefix` stands before the names in the file.
  */
-export function checkWeights(parameters: Parameters, file: Safetensors, prefix = ''): void {
+export function checkWeights(parameters: Parameters, file: TensorFile, prefix = ''): void {
   const wanted = new Set(parameters.list.map((p) => prefix + p.name));
   const stranger = [...file.tensors.keys()].find((name) => name.startsWith(prefix) && !wanted.has(name));
   const refuse = (why: string) => {
@@ -133,7 +133,7 @@ export function loadWeights(
   backend: Backend,
   to: LoadedWeights,
   parameters: Parameters,
-  file: Safetensors,
+  file: TensorFile,
   prefix = '',
 ): void {
   checkWeights(parameters, file, prefix);

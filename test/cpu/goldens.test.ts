@@ -53,6 +53,10 @@ const GROUPS = {
     ),
   ],
   files: ['positions', 'model shapes', 'learning rates'],
+  torch: [
+    ...['torch_zip.pt', 'torch_legacy.pt', 'composer_ckpt.pt', 'composer_ckpt_with_rng.pt'],
+    ...['hostile_truncated.pt', 'hostile_reduce.pt', 'hostile_badcrc.pt'],
+  ],
   init: ['initial means', 'initial deviations', 'initial extremes', 'initial constants'],
 };
 
@@ -66,7 +70,9 @@ describe('goldens', () => {
     const results = run(all, bothBackends().f32);
     const failed = results.filter(({ status }) => status !== 'pass');
     expect(failed).toEqual([]);
-    expect(statusOf(results)).toEqual(passes([...GROUPS.nano, ...GROUPS.nanoBias, ...GROUPS.files]));
+    expect(statusOf(results)).toEqual(
+      passes([...GROUPS.nano, ...GROUPS.nanoBias, ...GROUPS.files, ...GROUPS.torch]),
+    );
   });
 
   test('initial weights', () => {

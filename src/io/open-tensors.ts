@@ -1,0 +1,27 @@
+// Opens a file of tensors of either format, told by its bytes and not by its name.
+
+import { Failure } from './failure.ts';
+import { Safetensors } from './safetensors.ts';
+import { Source } from './source.ts';
+import type { TensorFile } from './tensor-file.ts';
+import { TorchFile, type TorchOptions } from './torch.ts';
+import { isTorch } from './torch_container.ts';
+
+/** Opens .safetensors files and those of torch.save; anything else is a Failure. */
+export function openTensors(path: string, options: TorchOptions = {}): TensorFile {
+  const source = Source.open(path);
+  const start = new Uint8Array(Math.min(source.size, 9));
+  try {
+    source.fill(start, 0);
+    // The header's length may look like the beginning of a pickle, but a brace follows it.
+    const braced = start[8] === 0x7b;
+    if (!braced && isTorch(start)) return new TorchFile(source, options);
+    if (braced || path.toLowerCase().endsWith('.safetensors')) return new Safetensors(source);
+  } catch (error) {
+    source.close();
+    throw error;
+  }
+  source.close();
+  const why = source.size === 0 ? 'the file is empty' : 'neither a safetensors file nor one of torch.save';
+  throw new Failure({ what: path, why, fix: 'Copy or download it again, or name another file' });
+}
