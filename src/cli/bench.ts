@@ -42,7 +42,7 @@ export const bench = command({
   async run({ args, values, log }) {
     const what = Object.keys(USUAL).find((key): key is What => key === args[0]) ?? 'train';
     const work = findWorkload(values, USUAL[what], process.env);
-    const backend = await openDevice(values);
+    const backend = await openDevice(values, log);
     const { openNative } = await import('../../ffi/native.ts');
     const { threads } = await openNative();
     const { benchTrain, benchForward } = await import('../train/bench.ts');

@@ -1,12 +1,18 @@
-// Flags that choose where to compute, and the backend they mean. Never another device than the one asked for.
+// Flags that choose where to compute, and the backend they mean. A device that was asked for is never
+// replaced by another; `auto` says what it chose.
 
 import type { Backend } from '../backend/backend.ts';
-import { EXIT, Failure } from '../io/failure.ts';
-import { bool, choice, int } from '../recipe/field.ts';
-import { flag, type FlagValues } from './flags.ts';
+import { Failure } from '../io/failure.ts';
+import { bool, choice, int, text } from '../recipe/field.ts';
+import { flag, type FlagValues, usage } from './flags.ts';
+import type { Log } from './log.ts';
 
 export const DEVICE_FLAGS = {
-  device: flag(choice('cpu', ['cpu', 'cuda'], 'Where to compute')),
+  device: flag(text('auto', 'Where to compute; auto: MICRODIFF_DEVICE, else a GPU if there is one'), {
+    hint: 'auto|cpu|cuda|cuda:N',
+  }),
+  precision: flag(choice('bf16', ['bf16', 'fp32'], 'Arithmetic on a GPU; sums are float32 in both')),
+  'no-graph': flag(bool(false, 'On a GPU, queue kernel after kernel; gives the same numbers, slower')),
   threads: flag(int(0, { min: 0, max: 1024 }, 'Threads on the CPU (0 = one a core)')),
 };
 
@@ -16,18 +22,55 @@ export const COMPUTE_FLAGS = {
   'cpu-bf16': flag(bool(false, 'On the CPU, round the operands of matrix products to bf16 (AVX-512 BF16)')),
 };
 
-type DeviceValues = FlagValues<typeof DEVICE_FLAGS> & Partial<FlagValues<typeof COMPUTE_FLAGS>>;
+type Values = FlagValues<typeof DEVICE_FLAGS> & Partial<FlagValues<typeof COMPUTE_FLAGS>>;
 
 /** The backend that the flags ask for; a Failure (code 3) with the reason when it cannot be had. */
-export async function openDevice(values: DeviceValues): Promise<Backend> {
-  if (values.device === 'cuda') {
-    throw new Failure({
-      what: '--device cuda',
-      why: 'this version computes on the CPU only',
-      fix: 'Leave the flag out, or say --device cpu',
-      code: EXIT.missing,
-    });
+export async function openDevice(
+  values: Values,
+  log: Pick<Log, 'info'>,
+  env: Readonly<NodeJS.ProcessEnv> = process.env,
+): Promise<Backend> {
+  const asked = parseDevice(values.device === 'auto' ? (env.MICRODIFF_DEVICE ?? 'auto') : values.device);
+  const chosen = asked === 'auto' ? await chooseDevice() : { device: asked, why: '' };
+  if (chosen.why) log.info(`device: ${chosen.device === 'cpu' ? 'cpu' : 'cuda:0'}, ${chosen.why}`);
+  if (chosen.device === 'cpu') {
+    const { cpuBackend } = await import('../backend/cpu.ts');
+    return cpuBackend(values.threads, { bf16: values['cpu-bf16'] ?? false });
   }
-  const { cpuBackend } = await import('../backend/cpu.ts');
-  return cpuBackend(values.threads, { bf16: values['cpu-bf16'] ?? false });
+  if (values['cpu-bf16']) throw usage('--cpu-bf16', 'is of the CPU', 'Leave it out, or say --device cpu');
+  const { cudaBackend } = await import('../backend/cuda/backend.ts');
+  return cudaBackend({
+    ordinal: chosen.device,
+    precision: values.precision,
+    graph: !values['no-graph'],
+    notice: (line) => log.info(line),
+  });
+}
+
+/** `auto`, `cpu`, or the number of a GPU. Throws a Failure (code 2) for anything else. */
+export function parseDevice(word: string): 'auto' | 'cpu' | number {
+  if (word === 'auto' || word === 'cpu') return word;
+  const number = /^cuda(?::(\d{1,3}))?$/.exec(word);
+  if (number) return Number(number[1] ?? 0);
+  throw usage(
+    '--device',
+    `${word} is none of auto, cpu, cuda, cuda:N`,
+    'microdiff doctor lists what is here',
+  );
+}
+
+/** The first GPU where a driver shows one, else the CPU; a driver that does not work counts as none. */
+async function chooseDevice(): Promise<{ device: 'cpu' | number; why: string }> {
+  const { openCuda } = await import('../../ffi/cuda.ts');
+  const { LibraryMissing } = await import('../../ffi/library.ts');
+  try {
+    const cuda = await openCuda();
+    if (cuda.deviceCount === 0) return { device: 'cpu', why: 'the NVIDIA driver shows no GPU' };
+    const { name, memory } = cuda.deviceFacts(0);
+    return { device: 0, why: `${name}, ${(memory / 2 ** 30).toFixed(0)} GiB` };
+  } catch (error) {
+    if (error instanceof LibraryMissing) return { device: 'cpu', why: 'no NVIDIA driver was found' };
+    if (error instanceof Failure) return { device: 'cpu', why: error.message };
+    throw error;
+  }
 }

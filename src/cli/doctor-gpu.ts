@@ -79,6 +79,11 @@ export async function examineGpu(): Promise<GpuReport> {
   return { found: cards.names, driver: cards.driver ?? null, cuda, devices, libraries };
 }
 
+/** Whether `--device auto` computes on the first GPU: it is new enough, and the libraries are there. */
+export function isUsable({ devices, libraries }: GpuReport): boolean {
+  return (devices[0]?.capability ?? 0) >= 80 && libraries.cublaslt.path !== null;
+}
+
 /** Rows of the page: name and words. */
 export function gpuRows(gpu: GpuReport): [string, string][] {
   const cards =

@@ -3,7 +3,7 @@
 import { tmpdir } from 'node:os';
 import { EXIT } from '../io/failure.ts';
 import { command } from './command.ts';
-import { examineGpu, gpuRows } from './doctor-gpu.ts';
+import { examineGpu, gpuRows, isUsable } from './doctor-gpu.ts';
 import { SHARED } from './flags.ts';
 import { type Folder, folder, memory, processor } from './machine.ts';
 import { stdout } from './stdout.ts';
@@ -61,7 +61,7 @@ async function examine() {
     library,
     temporary,
     folder: here,
-    gpu: { ...gpu, used: false },
+    gpu: { ...gpu, used: isUsable(gpu) },
     problems,
   };
 }
@@ -109,7 +109,7 @@ function page(report: Report): string {
     ['temporary', folderWords(temporary)],
     ['here', folderWords(here)],
     ...gpuRows(gpu),
-    ['device', library.path === null ? 'none can be used' : 'cpu (this version computes on the CPU only)'],
+    ['device', library.path === null ? 'none can be used' : gpu.used ? 'cuda:0' : 'cpu'],
   ];
   const problems = report.problems.map((problem) => `missing    ${problem}`);
   return `${[...rows.map(([name, text]) => `${name!.padEnd(11)}${text}`), ...problems].join('\n')}\n`;

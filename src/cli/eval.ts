@@ -41,7 +41,7 @@ export const evaluate = command({
     log.debug(`model ${found.name}: ${found.path}`);
     using file = Safetensors.open(found.path);
     const set = await embeddedEmoji();
-    const backend = await openDevice(values);
+    const backend = await openDevice(values, log);
     const model = loadModel(backend, file, found.name);
     const { count, steps, seed } = values;
     const cfg_scale = values['cfg-scale'] ?? model.recipe.sample.cfg_scale;

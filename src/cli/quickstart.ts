@@ -30,7 +30,7 @@ export const quickstart = command({
       return 0;
     }
     const interrupt = watchSignals(log);
-    const backend = await openDevice(values);
+    const backend = await openDevice(values, log);
     const { quickstartRun } = await import('../train/quickstart.ts');
     const sheet = await quickstartRun({
       recipe: resolved.recipe,

@@ -111,7 +111,7 @@ async function run(call: Call<typeof FLAGS>): Promise<number> {
   if (values['dry-run']) return dryRun(items, options, names);
   if (destination.kind !== 'stream') makeFolder(destination.folder);
 
-  const backend = await openDevice(values);
+  const backend = await openDevice(values, log);
   const model = loadModel(backend, file, found.name);
   const code = await drawAll(call, items, options, new Sampler(backend, model, options.size), writer, known);
   if (values.grid !== undefined && (await writer.drawSheet(values.grid))) {

@@ -38,7 +38,7 @@ export const train = command({
     }
     const folder = values.out ?? join('runs', basename(args[0]!).replace(/\.[^.]+$/, ''));
     const interrupt = watchSignals(log);
-    const backend = await openDevice(values);
+    const backend = await openDevice(values, log);
     const { trainRun } = await import('../train/run.ts');
     const { recipe } = resolved;
     const made = await trainRun({ recipe, folder, backend, version, interrupt, log, progress });

@@ -26,7 +26,7 @@ export const verify = command({
   ],
   async run({ args, values, log }) {
     const dir = args[0]!;
-    const backend = await openDevice(values);
+    const backend = await openDevice(values, log);
     // Where the device rounds to bfloat16, the CPU says which tokens float32 gives the experts.
     const { cpuBackend } = await import('../backend/cpu.ts');
     const recorder = backend.elemBytes.act === 2 ? await cpuBackend(values.threads) : undefined;

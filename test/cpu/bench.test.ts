@@ -6,7 +6,7 @@ const MAIN = `${import.meta.dir}/../../src/cli/main.ts`;
 function bench(...args: string[]) {
   const { exitCode, stdout, stderr } = Bun.spawnSync(
     [process.execPath, MAIN, 'bench', ...args, '--repeats', '1', '--threads', '1'],
-    { env: { PATH: '/bin' } },
+    { env: { PATH: '/bin', MICRODIFF_DEVICE: 'cpu' } },
   );
   return { code: exitCode, out: stdout.toString(), err: stderr.toString() };
 }

@@ -261,7 +261,14 @@ describe('broken and hostile files', () => {
 
 describe('command', () => {
   const microdiff = (...args: string[]) => {
-    const { exitCode, stdout, stderr } = Bun.spawnSync([process.execPath, MAIN, 'verify', ...args]);
+    const { exitCode, stdout, stderr } = Bun.spawnSync([
+      process.execPath,
+      MAIN,
+      'verify',
+      ...args,
+      '--device',
+      'cpu',
+    ]);
     return { code: exitCode, out: stdout.toString(), err: stderr.toString() };
   };
 

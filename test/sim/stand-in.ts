@@ -49,8 +49,7 @@ export function standIn(): StandIn {
 export const set = (name: string, value: string) => standIn().sim_set(cString(name), cString(value));
 export const calls = (name: string) => Number(standIn().sim_calls(cString(name)));
 /** Calls by name since it was asked last. */
-export const takeCalls = (): Record<string, number> =>
-  JSON.parse(textAt(Number(standIn().sim_take_calls())));
+export const takeCalls = (): Record<string, number> => JSON.parse(textAt(Number(standIn().sim_take_calls())));
 export const launches = (kernel: string) => Number(standIn().sim_launches(cString(kernel)));
 export const complaints = () => Number(standIn().sim_complaints());
 export const message = () => textAt(Number(standIn().sim_message()));

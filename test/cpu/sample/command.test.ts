@@ -41,7 +41,8 @@ beforeAll(() => {
 
 function sample(args: readonly string[], stdin: string | Uint8Array = '', model = 'm.safetensors') {
   const words = [MAIN, 'sample', '-m', model, '--threads', '1', ...args];
-  const options = { cwd: folder, stdin: Buffer.from(stdin), env: { ...process.env, FORCE_COLOR: '' } };
+  const env = { ...process.env, FORCE_COLOR: '', MICRODIFF_DEVICE: 'cpu' };
+  const options = { cwd: folder, stdin: Buffer.from(stdin), env };
   const { exitCode, stdout, stderr } = Bun.spawnSync([process.execPath, ...words], options);
   const out = stdout.toString();
   const records = out.startsWith('{')
@@ -198,7 +199,8 @@ describe('streams', () => {
     const line = `"${process.execPath}" "${MAIN}" sample -m m.safetensors --steps 1 -o epipe | head -n 1`;
     const prompts = Array.from({ length: 40 }, (_, i) => `p${i}`).join('\n');
     const script = `set -o pipefail; ${line}; echo "code $?"`;
-    const options = { cwd: folder, stdin: Buffer.from(prompts) };
+    const env = { ...process.env, FORCE_COLOR: '', MICRODIFF_DEVICE: 'cpu' };
+    const options = { cwd: folder, env, stdin: Buffer.from(prompts) };
     const { stdout, stderr } = Bun.spawnSync(['bash', '-c', script], options);
     expect(stdout.toString().split('\n')[0]).toContain('"index":0');
     expect(stdout.toString()).toEndWith('code 0\n');
@@ -241,7 +243,7 @@ describe('refusals', () => {
     [['--from', 'm.safetensors'], 1, 'this is not a PNG file'],
     [['-o', 'm.safetensors', 'x'], 1, 'a file of this name is in the way'],
     [['-o', '/proc/nowhere/x', 'x'], 1, '/proc/nowhere/x: cannot make this folder'],
-    [['--device', 'cuda', 'x'], 3, '--device cuda'],
+    [['--device', 'cuda:999', 'x'], 3, 'cannot load'],
   ] as const)('%j', (args, code, message) => {
     const result = sample(args);
     expect(result.err).toContain(message);

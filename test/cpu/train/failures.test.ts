@@ -94,7 +94,7 @@ if (!canMount) console.warn('skipped: full and read-only disks (no right to moun
 function onDisk(options: string, script: string) {
   mkdirSync(place.at('disk'), { recursive: true });
   const main = join(import.meta.dir, '../../../src/cli/main.ts');
-  const train = `train() { '${process.execPath}' '${main}' train tiny --threads 1 "$@"; }`;
+  const train = `train() { '${process.execPath}' '${main}' train tiny --threads 1 --device cpu "$@"; }`;
   const { stdout, stderr } = Bun.spawnSync(
     [...NAMESPACE, '/bin/sh', '-c', `mount -t tmpfs -o ${options} none disk && ${train} && ${script}`],
     { cwd: place.folder, stdin: 'ignore' },

@@ -27,7 +27,7 @@ export class Place {
   start(args: readonly string[], env: Record<string, string> = {}) {
     return Bun.spawn([process.execPath, MAIN, ...args, '--threads', '1'], {
       cwd: this.folder,
-      env: { ...process.env, FORCE_COLOR: '', ...env },
+      env: { ...process.env, FORCE_COLOR: '', MICRODIFF_DEVICE: 'cpu', ...env },
       stdin: 'ignore',
       stdout: 'pipe',
       stderr: 'pipe',
