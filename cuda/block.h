@@ -172,14 +172,16 @@ FN real block_max(real value) { return value; }
 
 #define BODY(index) MEMBER void body(index) const
 #define scratch(T) ((T *)sim_scratch)
-#define KERNEL(name)                                                                                       \
+#define KERNEL_OF(name, threads)                                                                           \
   static void name##_run(const void *slots) {                                                              \
+    if (threads && blockDim.x != threads) sim_fail(SIM_TRAP, "a block of %u threads", blockDim.x);         \
     struct name arguments;                                                                                 \
     memcpy((void *)&arguments, slots, sizeof arguments);                                                   \
     arguments.body((long)blockIdx.x);                                                                      \
   }                                                                                                        \
   __attribute__((used, retain, section("sim_kernels"))) static const sim_kernel name##_entry = {           \
       #name, name##_run, unsigned(sizeof(struct name))};
+#define KERNEL(name) KERNEL_OF(name, 0)
 
 #elif MD_CUDA
 
@@ -188,6 +190,11 @@ extern __shared__ __align__(128) char md_scratch[];
 #define scratch(T) ((T *)md_scratch)
 #define KERNEL(name)                                                                                       \
   extern "C" __global__ void name(const struct name arguments) { arguments.body((long)blockIdx.x); }
+// A kernel of the GPU alone, whose blocks have this many threads.
+#define KERNEL_OF(name, threads)                                                                           \
+  extern "C" __global__ void __launch_bounds__(threads) name(const struct name arguments) {                \
+    arguments.body((long)blockIdx.x);                                                                      \
+  }
 
 #else
 

@@ -88,8 +88,7 @@ struct faulty {
     if (kind == 9) to[TID] = float(deeper(0));
     if (kind == 10) to[TID] = shared[TID] + fixed[TID % 4];
     if (kind == 11) {
-      sim_copy_later(shared + 4 * (TID % 4), bad, 16);
-      sim_copy_commit();
+      sim_copy_later(shared + 4 * (TID % 4), bad, 16, true);
       if (TID < 4) to[TID] = shared[TID];
     }
   }

@@ -46,15 +46,15 @@ sim_switch:
 
 namespace {
 
-constexpr unsigned max_threads = 1024, max_copies = 256;
+constexpr unsigned max_threads = 1024, max_copies = 64;
 constexpr size_t page = 4096, stack_bytes = 16 * page, max_shared = 227 << 10;
 
 enum state { READY, AT_BARRIER, IN_WARP, DONE };
 
 struct copy {
   void *to;
-  const void *from;
-  unsigned size;
+  const void *from;  // null: zeros
+  unsigned bytes;
 };
 
 struct fiber {
@@ -65,7 +65,7 @@ struct fiber {
   unsigned mask;
   sim_operation operation;
   void *part;
-  unsigned copies, groups, committed[max_copies];  // committed[g]: copies before the end of group g
+  unsigned copies;  // under way
   copy queue[max_copies];
 };
 
@@ -180,7 +180,7 @@ void run_block(unsigned shared_bytes) {
     fiber &f = fibers[i];
     f.at = READY;
     f.stack = nullptr;
-    f.copies = f.groups = 0;
+    f.copies = 0;
     turn[i] = placed(i, now.threads);
   }
   for (;;) {
@@ -396,29 +396,19 @@ bool sim_in_shared(const void *at, size_t bytes) {
          (from >= static_shared && from + bytes <= static_shared + static_bytes);
 }
 
-void sim_copy_later(void *shared, const void *global, unsigned size) {
-  sim_aligned(shared, 16);
-  sim_aligned(global, 16);
-  if (!sim_in_shared(shared, 16)) sim_fail(SIM_TRAP, "cp.async to outside shared memory");
+void sim_copy_later(void *shared, const void *global, unsigned bytes, bool there) {
+  sim_aligned(shared, bytes);
+  sim_aligned(global, bytes);
+  if (!sim_in_shared(shared, bytes)) sim_fail(SIM_TRAP, "cp.async to outside shared memory");
   if (self->copies == max_copies) sim_fail(SIM_TRAP, "more than %u copies under way", max_copies);
-  self->queue[self->copies++] = {shared, global, size};
+  self->queue[self->copies++] = {shared, there ? global : nullptr, bytes};
 }
 
-void sim_copy_commit() {
-  if (self->groups == max_copies) sim_fail(SIM_TRAP, "more than %u groups of copies", max_copies);
-  self->committed[self->groups++] = self->copies;
-}
-
-void sim_copy_wait(unsigned pending_groups) {
-  if (self->groups <= pending_groups) return;
-  const unsigned finished = self->groups - pending_groups, done = self->committed[finished - 1];
-  for (unsigned i = 0; i < done; ++i) {
+void sim_copy_wait() {
+  for (unsigned i = 0; i < self->copies; ++i) {
     const copy &c = self->queue[i];
-    memcpy(c.to, c.from, c.size);
-    memset((char *)c.to + c.size, 0, 16 - c.size);
+    if (c.from) memcpy(c.to, c.from, c.bytes);
+    else memset(c.to, 0, c.bytes);
   }
-  memmove(self->queue, self->queue + done, (self->copies - done) * sizeof(copy));
-  self->copies -= done;
-  for (unsigned g = 0; g < pending_groups; ++g) self->committed[g] = self->committed[finished + g] - done;
-  self->groups = pending_groups;
+  self->copies = 0;
 }

@@ -111,10 +111,10 @@ SIM_INNER bool sim_in_shared(const void *at, size_t bytes);
 SIM_INNER void sim_ldmatrix(uint32_t to[4], const void *row, bool transposed);
 // mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32: d += a b, fragments as in the PTX manual.
 SIM_INNER void sim_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]);
-// cp.async: copies happen as late as a kernel allows, in sim_copy_wait. Bytes past `size` of 16 are zero.
-SIM_INNER void sim_copy_later(void *shared, const void *global, unsigned size);
-SIM_INNER void sim_copy_commit();
-SIM_INNER void sim_copy_wait(unsigned pending_groups);
+// cp.async of 4 or 16 bytes, or as many zeros; copies happen as late as a kernel allows: in sim_copy_wait,
+// which is cp.async.wait_all.
+SIM_INNER void sim_copy_later(void *shared, const void *global, unsigned bytes, bool there);
+SIM_INNER void sim_copy_wait();
 
 // Traps unless `address` is a multiple of `bytes`, as vector accesses of a GPU do.
 static inline void sim_aligned(const void *address, unsigned bytes) {
