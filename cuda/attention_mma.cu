@@ -2,15 +2,18 @@
 // with the same arguments. Parts: attention_fwd_mma32, _mma64; attention_bwd_mma32, _mma64.
 // A block has 4 warps and owns 64 rows, 16 a warp; it walks over the other side in tiles of 64 rows, the next
 // tile on its way while one is worked on. Scores, weights and sums stay in registers; products take bf16
-// and add in float (FlashAttention-2, Dao 2023, Sec. 3). q, k, v, dy and what is written lie at multiples of 16
-// bytes, rows at multiples of 8 elements.
+// and add in float (FlashAttention-2, Dao 2023, Sec. 3). q, k, v, dy and what is written lie at multiples of
+// 16 bytes, rows at multiples of 8 elements.
 #include "block.h"
 #include "math.h"
 #include "mma.h"
 
 #if MD_CUDA && !defined(ACT_IS_FLOAT)
 
-enum { MMA_ROWS = 64, MMA_THREADS = 128 };
+constexpr int MMA_ROWS = 64, MMA_THREADS = 128;
+
+// Rows of a tile that begins at `first` of `all`.
+FN int mma_count(long all, long first) { return int(all - first < MMA_ROWS ? all - first : MMA_ROWS); }
 
 // log2(e) / sqrt(Width): exp(score) = exp2(factor * (q . k))
 template <int Width> struct mma_scale {
@@ -26,13 +29,12 @@ template <int Width> FN bf16 *mma_place(bf16 *tile, int row, int chunk) {
 
 // Begins to copy a tile; rows from `rows` on are zeros.
 template <int Width> FN void mma_fetch(bf16 *tile, const bf16 *from, long ld, int rows) {
-  const int thread = (int)TID;
+  const int chunks = Width / 8, step = MMA_THREADS / chunks;
+  const int first = (int)TID / chunks, chunk = (int)TID % chunks;
+  from += first * ld + chunk * 8;
 #pragma unroll
-  for (int i = 0; i < MMA_ROWS * Width / 8 / MMA_THREADS; ++i) {
-    const int at = thread + i * MMA_THREADS, row = at / (Width / 8), chunk = at % (Width / 8);
-    const bool there = row < rows;
-    copy_async<16>(mma_place<Width>(tile, row, chunk), from + (there ? row : 0) * ld + chunk * 8, there);
-  }
+  for (int row = first; row < first + MMA_ROWS; row += step, from += step * ld)
+    copy_async<16>(mma_place<Width>(tile, row, chunk), from, row < rows);
 }
 
 // 16 rows of a tile, as the left factor of products.
@@ -79,7 +81,7 @@ FN void mma_write(act *to, long ld, int rows, const float (&sum)[Width / 8][4], 
   if (add) {
     for (int at = lane; at < 16 * chunks; at += 32) {
       const int row = at / chunks, chunk = at % chunks;
-      if (row < rows) *(uint4 *)mma_place<Width>(tile, first + row, chunk) = *(const uint4 *)(to + row * ld + chunk * 8);
+      if (row < rows) move16(mma_place<Width>(tile, first + row, chunk), to + row * ld + chunk * 8);
     }
     __syncwarp();
   }
@@ -101,7 +103,7 @@ FN void mma_write(act *to, long ld, int rows, const float (&sum)[Width / 8][4], 
   __syncwarp();
   for (int at = lane; at < 16 * chunks; at += 32) {
     const int row = at / chunks, chunk = at % chunks;
-    if (row < rows) *(uint4 *)(to + row * ld + chunk * 8) = *(const uint4 *)mma_place<Width>(tile, first + row, chunk);
+    if (row < rows) move16(to + row * ld + chunk * 8, mma_place<Width>(tile, first + row, chunk));
   }
 }
 
@@ -174,13 +176,13 @@ struct attention_fwd_mma {
     const int tiles = (int)((T + MMA_ROWS - 1) / MMA_ROWS), head = (int)block / tiles;
     const long n = head / (int)H, h = head % (int)H, t0 = (long)((int)block % tiles) * MMA_ROWS;
     const int lane = (int)TID % 32, first = (int)TID / 32 * 16;
-    const int rows = (int)(T - t0 < MMA_ROWS ? T - t0 : MMA_ROWS);
+    const int rows = mma_count(T, t0);
     bf16 *tile = scratch(bf16);
     const auto K = [&](int stage) { return tile + stage * 2 * MMA_ROWS * Width; };
     const auto V = [&](int stage) { return K(stage) + MMA_ROWS * Width; };
     const act *kh = k + n * S * ldk + h * Width, *vh = v + n * S * ldv + h * Width;
     const auto fetch = [&](int stage, long s0) {
-      const int keys = (int)(S - s0 < MMA_ROWS ? S - s0 : MMA_ROWS);
+      const int keys = mma_count(S, s0);
       mma_fetch<Width>(K(stage), kh + s0 * ldk, ldk, keys);
       mma_fetch<Width>(V(stage), vh + s0 * ldv, ldv, keys);
     };
@@ -278,7 +280,7 @@ struct attention_bwd_mma {
     const long n = head / (int)H, h = head % (int)H, r0 = (long)block * MMA_ROWS;
     const long own_rows = Keys ? S : T, count = Keys ? T : S;
     const int lane = (int)TID % 32, first = (int)TID / 32 * 16;
-    const int rows = (int)(own_rows - r0 < MMA_ROWS ? own_rows - r0 : MMA_ROWS);
+    const int rows = mma_count(own_rows, r0);
     const act *qh = q + n * T * ldq + h * Width, *kh = k + n * S * ldk + h * Width;
     const act *dyh = dy + n * T * lddy + h * Width, *vh = v + n * S * ldv + h * Width;
     const real *lseh = lse + (n * H + h) * T, *deltah = delta + (n * H + h) * T;
@@ -287,7 +289,7 @@ struct attention_bwd_mma {
     const auto left = [&](int stage) { return tile + stage * 2 * MMA_ROWS * Width; };
     const auto right = [&](int stage) { return left(stage) + MMA_ROWS * Width; };
     const auto fetch = [&](int stage, long c0) {
-      const int there = (int)(count - c0 < MMA_ROWS ? count - c0 : MMA_ROWS);
+      const int there = mma_count(count, c0);
       mma_fetch<Width>(left(stage), Keys ? qh + c0 * ldq : kh + c0 * ldk, Keys ? ldq : ldk, there);
       mma_fetch<Width>(right(stage), Keys ? dyh + c0 * lddy : vh + c0 * ldv, Keys ? lddy : ldv, there);
       if (!Keys) return;

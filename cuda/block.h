@@ -174,7 +174,7 @@ FN real block_max(real value) { return value; }
 #define scratch(T) ((T *)sim_scratch)
 #define KERNEL_OF(name, threads)                                                                           \
   static void name##_run(const void *slots) {                                                              \
-    if (threads && blockDim.x != threads) sim_fail(SIM_TRAP, "a block of %u threads", blockDim.x);         \
+    if (threads > 0 && blockDim.x != threads) sim_fail(SIM_TRAP, "block of %u threads", blockDim.x);       \
     struct name arguments;                                                                                 \
     memcpy((void *)&arguments, slots, sizeof arguments);                                                   \
     arguments.body((long)blockIdx.x);                                                                      \

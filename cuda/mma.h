@@ -27,6 +27,18 @@ FN float exp2_fast(float x) {
 #endif
 }
 
+// Moves 16 bytes, both addresses multiples of it.
+FN void move16(void *to, const void *from) {
+  struct alignas(16) words {
+    uint32_t word[4];
+  };
+#ifdef MD_EMULATED
+  sim_aligned(to, 16);
+  sim_aligned(from, 16);
+#endif
+  *(words *)to = *(const words *)from;
+}
+
 // d += a b: a [16, 16], b [16, 8], d [16, 8] spread over the lanes of a warp (PTX: mma.m16n8k16). With g =
 // lane / 4 and t = lane % 4: d holds (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1); a holds pairs of
 // columns of rows g, g + 8, g, g + 8, from column 2t, 2t, 2t + 8, 2t + 8; b0 and b1 hold rows 2t, 2t + 1 and

@@ -396,19 +396,24 @@ bool sim_in_shared(const void *at, size_t bytes) {
          (from >= static_shared && from + bytes <= static_shared + static_bytes);
 }
 
+static void carry_out(const copy &c) {
+  if (c.from) memcpy(c.to, c.from, c.bytes);
+  else memset(c.to, 0, c.bytes);
+}
+
+// Late in the forward order, at once in the reverse order, either in the random order: a copy may arrive at
+// any time before the wait.
 void sim_copy_later(void *shared, const void *global, unsigned bytes, bool there) {
   sim_aligned(shared, bytes);
   sim_aligned(global, bytes);
   if (!sim_in_shared(shared, bytes)) sim_fail(SIM_TRAP, "cp.async to outside shared memory");
+  const copy wanted = {shared, there ? global : nullptr, bytes};
+  if (now.order == SIM_REVERSE || (now.order == SIM_RANDOM && next_random() % 2)) return carry_out(wanted);
   if (self->copies == max_copies) sim_fail(SIM_TRAP, "more than %u copies under way", max_copies);
-  self->queue[self->copies++] = {shared, there ? global : nullptr, bytes};
+  self->queue[self->copies++] = wanted;
 }
 
 void sim_copy_wait() {
-  for (unsigned i = 0; i < self->copies; ++i) {
-    const copy &c = self->queue[i];
-    if (c.from) memcpy(c.to, c.from, c.bytes);
-    else memset(c.to, 0, c.bytes);
-  }
+  for (unsigned i = 0; i < self->copies; ++i) carry_out(self->queue[i]);
   self->copies = 0;
 }

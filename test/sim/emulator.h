@@ -111,8 +111,8 @@ SIM_INNER bool sim_in_shared(const void *at, size_t bytes);
 SIM_INNER void sim_ldmatrix(uint32_t to[4], const void *row, bool transposed);
 // mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32: d += a b, fragments as in the PTX manual.
 SIM_INNER void sim_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]);
-// cp.async of 4 or 16 bytes, or as many zeros; copies happen as late as a kernel allows: in sim_copy_wait,
-// which is cp.async.wait_all.
+// cp.async of 4 or 16 bytes, or as many zeros; arrives at once or as late as in sim_copy_wait, which is
+// cp.async.wait_all.
 SIM_INNER void sim_copy_later(void *shared, const void *global, unsigned bytes, bool there);
 SIM_INNER void sim_copy_wait();
 
