@@ -11,13 +11,14 @@
 #if MD_CUDA && !defined(ACT_IS_FLOAT)
 
 constexpr int MMA_ROWS = 64, MMA_THREADS = 128;
+constexpr float MMA_LOG2E = 1.4426950409f;
 
 // Rows of a tile that begins at `first` of `all`.
-FN int mma_count(long all, long first) { return int(all - first < MMA_ROWS ? all - first : MMA_ROWS); }
+FN int mma_count(int all, int first) { return all - first < MMA_ROWS ? all - first : MMA_ROWS; }
 
 // log2(e) / sqrt(Width): exp(score) = exp2(factor * (q . k))
 template <int Width> struct mma_scale {
-  static constexpr float root = Width == 64 ? 0.125f : 0.1767766953f, power = root * 1.4426950409f;
+  static constexpr float root = Width == 64 ? 0.125f : 0.1767766953f, power = root * MMA_LOG2E;
 };
 
 // The 16 bytes at columns 8 chunk.. of a row of a tile [64, Width]. Chunks of a row are exchanged so that 8
@@ -27,8 +28,11 @@ template <int Width> FN bf16 *mma_place(bf16 *tile, int row, int chunk) {
   return tile + row * Width + turned * 8;
 }
 
+// Tiles of n rows.
+FN int mma_tiles(long n) { return (int)((n + MMA_ROWS - 1) / MMA_ROWS); }
+
 // Begins to copy a tile; rows from `rows` on are zeros.
-template <int Width> FN void mma_fetch(bf16 *tile, const bf16 *from, long ld, int rows) {
+template <int Width> FN void mma_fetch(bf16 *tile, const bf16 *from, int ld, int rows) {
   const int chunks = Width / 8, step = MMA_THREADS / chunks;
   const int first = (int)TID / chunks, chunk = (int)TID % chunks;
   from += first * ld + chunk * 8;
@@ -173,22 +177,22 @@ struct attention_fwd_mma {
   }
 
   BODY(long block) {
-    const int tiles = (int)((T + MMA_ROWS - 1) / MMA_ROWS), head = (int)block / tiles;
-    const long n = head / (int)H, h = head % (int)H, t0 = (long)((int)block % tiles) * MMA_ROWS;
+    const int tiles = mma_tiles(T), keys = (int)S, head = (int)block / tiles;
+    const int t0 = (int)block % tiles * MMA_ROWS, rows = mma_count((int)T, t0);
+    const long n = head / (int)H, h = head % (int)H;
     const int lane = (int)TID % 32, first = (int)TID / 32 * 16;
-    const int rows = mma_count(T, t0);
     bf16 *tile = scratch(bf16);
     const auto K = [&](int stage) { return tile + stage * 2 * MMA_ROWS * Width; };
     const auto V = [&](int stage) { return K(stage) + MMA_ROWS * Width; };
     const act *kh = k + n * S * ldk + h * Width, *vh = v + n * S * ldv + h * Width;
-    const auto fetch = [&](int stage, long s0) {
-      const int keys = mma_count(S, s0);
-      mma_fetch<Width>(K(stage), kh + s0 * ldk, ldk, keys);
-      mma_fetch<Width>(V(stage), vh + s0 * ldv, ldv, keys);
+    const auto fetch = [&](int stage, int s0) {
+      const int there = mma_count(keys, s0);
+      mma_fetch<Width>(K(stage), kh + s0 * ldk, (int)ldk, there);
+      mma_fetch<Width>(V(stage), vh + s0 * ldv, (int)ldv, there);
     };
 
     // The queries go through the second stage before it is needed.
-    mma_fetch<Width>(K(1), q + (n * T + t0) * ldq + h * Width, ldq, rows);
+    mma_fetch<Width>(K(1), q + (n * T + t0) * ldq + h * Width, (int)ldq, rows);
     fetch(0, 0);
     copy_wait();
     block_sync();
@@ -200,13 +204,13 @@ struct attention_fwd_mma {
     own.sum[0] = own.sum[1] = 0;
     block_sync();
     int stage = 0;
-    for (long s0 = 0; s0 < S; s0 += MMA_ROWS, stage ^= 1) {
-      if (s0 + MMA_ROWS < S) fetch(stage ^ 1, s0 + MMA_ROWS);
+    for (int s0 = 0; s0 < keys; s0 += MMA_ROWS, stage ^= 1) {
+      if (s0 + MMA_ROWS < keys) fetch(stage ^ 1, s0 + MMA_ROWS);
       if (first < rows) {
-        if (S - s0 >= MMA_ROWS) {
+        if (keys - s0 >= MMA_ROWS) {
           step<true>(own, K(stage), V(stage), MMA_ROWS, lane);
         } else {
-          step<false>(own, K(stage), V(stage), (int)(S - s0), lane);
+          step<false>(own, K(stage), V(stage), keys - s0, lane);
         }
       }
       copy_wait();
@@ -226,9 +230,9 @@ struct attention_fwd_mma {
 };
 
 struct attention_fwd_mma32 : attention_fwd_mma<32> {};
-KERNEL_OF(attention_fwd_mma32, MMA_THREADS)
+KERNEL_OF(attention_fwd_mma32, MMA_THREADS, 3)
 struct attention_fwd_mma64 : attention_fwd_mma<64> {};
-KERNEL_OF(attention_fwd_mma64, MMA_THREADS)
+KERNEL_OF(attention_fwd_mma64, MMA_THREADS, 3)
 
 // W = exp(score - lse), dS = W (dy v^T - delta) / sqrt(D); dv = W^T dy, dk = dS^T q, dq = dS k, with delta =
 // dy . y of each query. The grid has two parts, so that every sum is made by one block in one order: first
@@ -252,35 +256,42 @@ struct attention_bwd_mma {
   };
 
   // One tile of the other side: q and dy beside own keys, or k and v beside own queries. `count` of its rows
-  // are there; the others are zeros, as are the lse and delta of such queries.
+  // are there (all 64 where Whole); the others are zeros, and so are the lse and delta of such queries, which
+  // therefore add nothing. As much is unrolled as registers hold.
   template <bool Keys, bool Whole>
   MEMBER void step(state &own, bf16 *left, bf16 *right, const float *lses, const float *deltas, int count,
                    int lane) const {
-#pragma unroll
+#pragma unroll (Width == 64 ? (Keys ? 1 : 2) : 4)
     for (int p = 0; p < 4; ++p) {
       if (!Whole && 16 * p >= count) break;
+      const int column = 16 * p + lane % 4 * 2;
       float w[2][4], ds[2][4];
       mma_scores<Width>(w, own.left, left, 16 * p, lane);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int place = column + i / 4 * 8 + i % 2;
+        const float base = Keys ? lses[place] * MMA_LOG2E : own.lse[i / 2 % 2];
+        float &weight = w[i / 4][i % 4];
+        weight = exp2_fast(weight * mma_scale<Width>::power - base);
+        if (!Keys && !Whole && place >= count) weight = 0;
+      }
+      if (Keys) mma_add<Width>(own.second, w, right, 16 * p, lane);
       mma_scores<Width>(ds, own.right, right, 16 * p, lane);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        const int column = 16 * p + i / 4 * 8 + lane % 4 * 2 + i % 2, half = i / 2 % 2;
-        const float base = Keys ? lses[column] * 1.4426950409f : own.lse[half];
-        float &weight = w[i / 4][i % 4], &slope = ds[i / 4][i % 4];
-        weight = exp2_fast(weight * mma_scale<Width>::power - base);
-        if (!Keys && !Whole && column >= count) weight = 0;
-        slope = weight * (slope - (Keys ? deltas[column] : own.delta[half]));
+        const int place = column + i / 4 * 8 + i % 2;
+        float &slope = ds[i / 4][i % 4];
+        slope = w[i / 4][i % 4] * (slope - (Keys ? deltas[place] : own.delta[i / 2 % 2]));
       }
-      if (Keys) mma_add<Width>(own.second, w, right, 16 * p, lane);
       mma_add<Width>(own.first, ds, left, 16 * p, lane);
     }
   }
 
   template <bool Keys> MEMBER void sweep(int head, int block) const {
-    const long n = head / (int)H, h = head % (int)H, r0 = (long)block * MMA_ROWS;
-    const long own_rows = Keys ? S : T, count = Keys ? T : S;
+    const long n = head / (int)H, h = head % (int)H;
+    const int r0 = block * MMA_ROWS, count = (int)(Keys ? T : S);
     const int lane = (int)TID % 32, first = (int)TID / 32 * 16;
-    const int rows = mma_count(own_rows, r0);
+    const int rows = mma_count((int)(Keys ? S : T), r0);
     const act *qh = q + n * T * ldq + h * Width, *kh = k + n * S * ldk + h * Width;
     const act *dyh = dy + n * T * lddy + h * Width, *vh = v + n * S * ldv + h * Width;
     const real *lseh = lse + (n * H + h) * T, *deltah = delta + (n * H + h) * T;
@@ -288,18 +299,18 @@ struct attention_bwd_mma {
     float *numbers = (float *)(tile + 4 * MMA_ROWS * Width);
     const auto left = [&](int stage) { return tile + stage * 2 * MMA_ROWS * Width; };
     const auto right = [&](int stage) { return left(stage) + MMA_ROWS * Width; };
-    const auto fetch = [&](int stage, long c0) {
+    const auto fetch = [&](int stage, int c0) {
       const int there = mma_count(count, c0);
-      mma_fetch<Width>(left(stage), Keys ? qh + c0 * ldq : kh + c0 * ldk, Keys ? ldq : ldk, there);
-      mma_fetch<Width>(right(stage), Keys ? dyh + c0 * lddy : vh + c0 * ldv, Keys ? lddy : ldv, there);
+      mma_fetch<Width>(left(stage), Keys ? qh + c0 * ldq : kh + c0 * ldk, (int)(Keys ? ldq : ldk), there);
+      mma_fetch<Width>(right(stage), Keys ? dyh + c0 * lddy : vh + c0 * ldv, (int)(Keys ? lddy : ldv), there);
       if (!Keys) return;
       const int at = (int)TID % MMA_ROWS;
       const real *from = ((int)TID < MMA_ROWS ? lseh : deltah) + c0;
       copy_async<4>(numbers + stage * 2 * MMA_ROWS + TID, from + (at < there ? at : 0), at < there);
     };
 
-    mma_fetch<Width>(left(1), Keys ? kh + r0 * ldk : qh + r0 * ldq, Keys ? ldk : ldq, rows);
-    mma_fetch<Width>(right(1), Keys ? vh + r0 * ldv : dyh + r0 * lddy, Keys ? ldv : lddy, rows);
+    mma_fetch<Width>(left(1), Keys ? kh + r0 * ldk : qh + r0 * ldq, (int)(Keys ? ldk : ldq), rows);
+    mma_fetch<Width>(right(1), Keys ? vh + r0 * ldv : dyh + r0 * lddy, (int)(Keys ? ldv : lddy), rows);
     fetch(0, 0);
     copy_wait();
     block_sync();
@@ -312,19 +323,19 @@ struct attention_bwd_mma {
     for (int half = 0; half < 2; ++half) {
       const int row = first + lane / 4 + 8 * half;
       const bool there = !Keys && row < rows;
-      own.lse[half] = there ? lseh[r0 + row] * 1.4426950409f : 0;
+      own.lse[half] = there ? lseh[r0 + row] * MMA_LOG2E : 0;
       own.delta[half] = there ? deltah[r0 + row] : 0;
     }
     block_sync();
     int stage = 0;
-    for (long c0 = 0; c0 < count; c0 += MMA_ROWS, stage ^= 1) {
+    for (int c0 = 0; c0 < count; c0 += MMA_ROWS, stage ^= 1) {
       if (c0 + MMA_ROWS < count) fetch(stage ^ 1, c0 + MMA_ROWS);
       if (first < rows) {
         const float *lses = numbers + stage * 2 * MMA_ROWS, *deltas = lses + MMA_ROWS;
-        if (count - c0 >= MMA_ROWS) {
+        if (Keys || count - c0 >= MMA_ROWS) {
           step<Keys, true>(own, left(stage), right(stage), lses, deltas, MMA_ROWS, lane);
         } else {
-          step<Keys, false>(own, left(stage), right(stage), lses, deltas, (int)(count - c0), lane);
+          step<false, false>(own, left(stage), right(stage), lses, deltas, count - c0, lane);
         }
       }
       copy_wait();
@@ -332,13 +343,13 @@ struct attention_bwd_mma {
     }
     if (first >= rows) return;
     const float by = mma_scale<Width>::root;
-    const long row = r0 + first;
+    const long row = (Keys ? n * S : n * T) + r0 + first, column = h * Width;
     if (!Keys) {
-      put(dq + (n * T + row) * lddq + h * Width, lddq, rows, own.first, by, add_dq, tile, first, lane);
+      put(dq + row * lddq + column, lddq, rows, own.first, by, add_dq, tile, first, lane);
       return;
     }
-    if (dk) put(dk + (n * S + row) * lddk + h * Width, lddk, rows, own.first, by, add_dk, left(0), first, lane);
-    if (dv) put(dv + (n * S + row) * lddv + h * Width, lddv, rows, own.second, 1, add_dv, right(0), first, lane);
+    if (dk) put(dk + row * lddk + column, lddk, rows, own.first, by, add_dk, left(0), first, lane);
+    if (dv) put(dv + row * lddv + column, lddv, rows, own.second, 1, add_dv, right(0), first, lane);
   }
 
   MEMBER void put(act *to, long ld, int rows, const float (&sum)[Width / 8][4], float by, long add,
@@ -347,7 +358,7 @@ struct attention_bwd_mma {
   }
 
   BODY(long block) {
-    const int tiles_T = (int)((T + MMA_ROWS - 1) / MMA_ROWS), tiles_S = (int)((S + MMA_ROWS - 1) / MMA_ROWS);
+    const int tiles_T = mma_tiles(T), tiles_S = mma_tiles(S);
     const int heads = (int)gridDim.x / (tiles_T + tiles_S), at = (int)block, after = at - heads * tiles_S;
     if (after < 0) {
       if (dk || dv) sweep<true>(at / tiles_S, at % tiles_S);
@@ -358,8 +369,8 @@ struct attention_bwd_mma {
 };
 
 struct attention_bwd_mma32 : attention_bwd_mma<32> {};
-KERNEL_OF(attention_bwd_mma32, MMA_THREADS)
+KERNEL_OF(attention_bwd_mma32, MMA_THREADS, 3)
 struct attention_bwd_mma64 : attention_bwd_mma<64> {};
-KERNEL_OF(attention_bwd_mma64, MMA_THREADS)
+KERNEL_OF(attention_bwd_mma64, MMA_THREADS, 3)
 
 #endif

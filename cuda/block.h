@@ -172,7 +172,7 @@ FN real block_max(real value) { return value; }
 
 #define BODY(index) MEMBER void body(index) const
 #define scratch(T) ((T *)sim_scratch)
-#define KERNEL_OF(name, threads)                                                                           \
+#define KERNEL_OF(name, threads, blocks)                                                                   \
   static void name##_run(const void *slots) {                                                              \
     if (threads > 0 && blockDim.x != threads) sim_fail(SIM_TRAP, "block of %u threads", blockDim.x);       \
     struct name arguments;                                                                                 \
@@ -181,7 +181,7 @@ FN real block_max(real value) { return value; }
   }                                                                                                        \
   __attribute__((used, retain, section("sim_kernels"))) static const sim_kernel name##_entry = {           \
       #name, name##_run, unsigned(sizeof(struct name))};
-#define KERNEL(name) KERNEL_OF(name, 0)
+#define KERNEL(name) KERNEL_OF(name, 0, 0)
 
 #elif MD_CUDA
 
@@ -190,9 +190,10 @@ extern __shared__ __align__(128) char md_scratch[];
 #define scratch(T) ((T *)md_scratch)
 #define KERNEL(name)                                                                                       \
   extern "C" __global__ void name(const struct name arguments) { arguments.body((long)blockIdx.x); }
-// A kernel of the GPU alone, whose blocks have this many threads.
-#define KERNEL_OF(name, threads)                                                                           \
-  extern "C" __global__ void __launch_bounds__(threads) name(const struct name arguments) {                \
+// A kernel of the GPU alone: its blocks have this many threads, and as many `blocks` fit into the registers
+// of a multiprocessor.
+#define KERNEL_OF(name, threads, blocks)                                                                   \
+  extern "C" __global__ void __launch_bounds__(threads, blocks) name(const struct name arguments) {        \
     arguments.body((long)blockIdx.x);                                                                      \
   }
 

@@ -1,5 +1,5 @@
-// Instructions of tensor-core kernels as functions: bf16 matrix products of a warp, their operands from shared
-// memory, asynchronous copies, fast powers of two. For bf16 on GPUs (sm_80 and newer) and their emulation.
+// Instructions of tensor-core kernels as functions: bf16 matrix products of a warp, their operands from
+// shared memory, asynchronous copies, fast powers of two. For bf16 on GPUs (sm_80 and newer) and emulated.
 #pragma once
 #include "block.h"
 
@@ -88,9 +88,11 @@ template <int Bytes> FN void copy_async(void *shared, const void *global, bool t
 #else
   const uint32_t to = (uint32_t)__cvta_generic_to_shared(shared), size = there ? Bytes : 0;
   if (Bytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(size) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(size)
+                 : "memory");
   } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(global), "r"(size) : "memory");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(global), "r"(size)
+                 : "memory");
   }
 #endif
 }
