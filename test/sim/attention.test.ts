@@ -2,6 +2,12 @@
 // threads, by its check program; what barriers and waits are for shows when one is taken away.
 import { describe, expect, test } from 'bun:test';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { nullBackend } from '../../src/backend/null.ts';
+import { backward } from '../../src/plan/backward.ts';
+import { attention } from '../../src/plan/ops/attention.ts';
+import { freeze } from '../../src/plan/plan.ts';
+import { columns } from '../../src/plan/tensor.ts';
+import { Trace } from '../../src/plan/trace.ts';
 import { failedChecks } from './check-program.ts';
 
 const SOURCE = readFileSync('cuda/attention_mma.cu', 'utf8');
@@ -16,6 +22,32 @@ test('arguments are those of the plain kernels', () => {
     new RegExp(`^struct ${name} \\{\\n([\\s\\S]*?long [^;]*;)`, 'm').exec(text)?.[1];
   expect(fields(SOURCE, 'attention_fwd_mma')).toBe(fields(plain, 'attention_fwd')!);
   expect(fields(SOURCE, 'attention_bwd_mma')).toBe(fields(plain, 'attention_bwd')!);
+});
+
+test('plans name the form where heads and views fit it', () => {
+  const forms = (H: number, D: number, from: number) => {
+    const t = new Trace();
+    const wide = t.input('qkv', [2, 77, 3 * H * D + 8], 'act', true);
+    const at = (i: number) => columns(wide, from + i * H * D, from + (i + 1) * H * D);
+    const y = attention(at(0), at(1), at(2), H);
+    t.output('y', y);
+    for (const [input, gradient] of backward(t, [[y, t.input('dy', y.shape, 'act')]]))
+      t.output(`d.${input.storage.name}`, gradient);
+    const { launches } = freeze('attention', t, { elemBytes: nullBackend().elemBytes }).program;
+    return launches
+      .filter(({ kernel }) => /^attention_[fb]wd/.test(kernel))
+      .map(({ tensorForm }) => tensorForm);
+  };
+  expect(forms(3, 32, 8)).toEqual([
+    { kernel: 'attention_fwd_mma32', blocks: 12, threads: 128, scratch: 16384 },
+    { kernel: 'attention_bwd_mma32', blocks: 24, threads: 128, scratch: 17408 },
+  ]);
+  expect(forms(1, 64, 0)).toEqual([
+    { kernel: 'attention_fwd_mma64', blocks: 4, threads: 128, scratch: 32768 },
+    { kernel: 'attention_bwd_mma64', blocks: 8, threads: 128, scratch: 33792 },
+  ]);
+  expect(forms(2, 48, 0)).toEqual([null, null]);
+  expect(forms(3, 32, 4)).toEqual([null, null]);
 });
 
 describe('a kernel without one of its', () => {

@@ -312,7 +312,7 @@ int sim_run(const sim_kernel *kernel, sim_dim grid, sim_dim block, unsigned shar
   if (threads == 0 || threads > max_threads) return refuse("a block has 1 to 1024 threads");
   if (uint64_t(grid.x) * grid.y * grid.z == 0) return refuse("the grid is empty");
   if (grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) return refuse("the grid is too large");
-  if (shared_bytes + static_bytes > max_shared) return refuse("more shared memory than 227 KiB");
+  if (shared_bytes > max_shared) return refuse("more shared memory than 227 KiB");
   gridDim = grid;
   blockDim = block;
   for (unsigned i = 0; i < threads; ++i)
