@@ -3,6 +3,7 @@
 import { bench } from './bench.ts';
 import type { Command } from './command.ts';
 import { completions } from './completions.ts';
+import { convert } from './convert.ts';
 import { doctor } from './doctor.ts';
 import { evaluate } from './eval.ts';
 import { help } from './help.ts';
@@ -26,6 +27,7 @@ export const COMMANDS: readonly Command[] = [
   verify,
   plot,
   info,
+  convert,
   doctor,
   licenses,
   completions,

@@ -7,12 +7,15 @@ import { EXIT, Failure } from '../io/failure.ts';
 import { encodeRecord, readRecords } from '../io/jsonl.ts';
 import { osFailure } from '../io/oserror.ts';
 import { readPngText } from '../io/png.ts';
-import { count, Safetensors } from '../io/safetensors.ts';
+import { count } from '../io/tensor-file.ts';
+import { TorchFile } from '../io/torch.ts';
+import { openTensors, seemsTensors } from '../io/open-tensors.ts';
 import { nullBackend } from '../backend/null.ts';
 import { printPlan } from '../plan/plan.ts';
 import { planRecord } from '../plan/record.ts';
-import { bool } from '../recipe/field.ts';
+import { bool, text } from '../recipe/field.ts';
 import { forwardPlan } from '../sample/forward.ts';
+import { guessContent } from '../sample/guess.ts';
 import { keptPatches, microStepPlan, updatePlan } from '../train/step.ts';
 import { stageWork } from '../train/work.ts';
 import { command } from './command.ts';
@@ -28,13 +31,23 @@ export const info = command({
   summary: 'Shows what is in a model file, a picture, a metrics file or a run folder, or a plan',
   flags: {
     tensors: flag(bool(false, 'List every tensor of a model file')),
+    take: flag(
+      text(undefined, 'Keys of the dictionary in a torch file that holds the tensors, as in state.model'),
+      {
+        hint: 'KEYS',
+      },
+    ),
     plan: flag(bool(false, 'Print the plans of a run folder, a preset or a recipe: ops, shapes, arena map')),
     ...WORKLOAD_FLAGS,
     json: SHARED.json,
   },
-  args: [{ name: 'file', meaning: 'A .safetensors, .png or .jsonl file, or a run folder' }],
+  args: [{ name: 'file', meaning: 'A model (safetensors, torch), a .png or .jsonl file, or a run folder' }],
   examples: [
     ['microdiff info model.safetensors --tensors', 'parameters, types, metadata, and every tensor'],
+    [
+      'microdiff info dit_4_channel_37M.pt --json',
+      'the same of a checkpoint of PyTorch; nothing in it is run',
+    ],
     ['microdiff info apple.png', 'the prompt and the settings that made the picture'],
     ['microdiff info runs/emoji --json', 'step, loss and checkpoints of a run'],
     ['microdiff info --plan --preset MicroDiT_Tiny_2 --mask 0.75', 'ops and memory of a training step'],
@@ -48,7 +61,7 @@ export const info = command({
     const stray = Object.keys(WORKLOAD_FLAGS).find((name) => given.has(name));
     if (stray) throw usage(`--${stray}`, 'says what to plan', 'Add --plan');
     if (file === undefined) throw usage('file', 'missing', 'Name a file or a run folder, or say --plan');
-    const found = describe(file, values.tensors);
+    const found = describe(file, values.tensors, values.take);
     stdout.write(values.json ? `${encodeRecord(found)}\n` : page(found));
     return 0;
   },
@@ -82,21 +95,20 @@ function plansText({ network, recipe, stage, name }: FoundWorkload, json: boolea
 }
 
 /** Reads what is needed to describe a file; throws a Failure for files of other kinds. */
-export function describe(file: string, withTensors: boolean): Info {
+export function describe(file: string, withTensors: boolean, take?: string): Info {
   if (isFolder(file)) return describeRun(file);
   const extension = /\.([^./]+)$/.exec(file)?.[1]?.toLowerCase() ?? '';
   switch (extension) {
-    case 'safetensors':
-      return describeModel(file, withTensors);
     case 'png':
       return describePicture(file);
     case 'jsonl':
       return { kind: 'metrics', file, ...lastMetrics(file) };
     default:
+      if (seemsTensors(file)) return describeModel(file, withTensors, take);
       throw new Failure({
         what: file,
         why: 'not a kind of file that info knows',
-        fix: 'It reads .safetensors, .png and .jsonl files and run folders',
+        fix: 'It reads safetensors and torch files, .png and .jsonl files and run folders',
         code: EXIT.usage,
       });
   }
@@ -110,16 +122,20 @@ function isFolder(file: string): boolean {
   }
 }
 
-function describeModel(file: string, withTensors: boolean): Info {
-  using model = Safetensors.open(file);
+function describeModel(file: string, withTensors: boolean, take: string | undefined): Info {
+  using model = openTensors(file, take === undefined ? {} : { take });
   const entries = [...model.tensors.values()];
   const dtypes: Record<string, number> = {};
   for (const { dtype } of entries) dtypes[dtype] = (dtypes[dtype] ?? 0) + 1;
   const list = entries.map(({ name, dtype, shape }) => ({ name, dtype, shape }));
+  const torch = model instanceof TorchFile ? { place: model.place, others: model.others } : {};
   return {
     kind: 'model',
     file,
     bytes: statSync(file).size,
+    format: model.format,
+    ...torch,
+    guess: guessContent(model.tensors),
     tensors: entries.length,
     numbers: entries.reduce((sum, entry) => sum + count(entry), 0),
     dtypes,

@@ -25,3 +25,12 @@ export function openTensors(path: string, options: TorchOptions = {}): TensorFil
   const why = source.size === 0 ? 'the file is empty' : 'neither a safetensors file nor one of torch.save';
   throw new Failure({ what: path, why, fix: 'Copy or download it again, or name another file' });
 }
+
+/** Whether a file's name or first bytes say that it holds tensors. */
+export function seemsTensors(path: string): boolean {
+  if (/\.(safetensors|pt|pth|bin|ckpt)$/i.test(path)) return true;
+  using source = Source.open(path);
+  const start = new Uint8Array(Math.min(source.size, 9));
+  source.fill(start, 0);
+  return isTorch(start) || (start[8] === 0x7b && start[7] === 0);
+}

@@ -11,6 +11,7 @@ export { count, type RawTensor } from './tensor-file.ts';
 /** An open .safetensors file. `using file = Safetensors.open(path)` closes it. */
 export class Safetensors extends TensorFile {
   readonly path: string;
+  readonly format = 'safetensors';
   /** By name, in the order of the data. */
   readonly tensors: ReadonlyMap<string, TensorEntry>;
   /** The file's `__metadata__`, empty if it has none. */

@@ -25,7 +25,14 @@ const MAX_HEADER_BYTES = 100_000_000;
 /** More axes than any model has; keeps a hostile shape short. */
 const MAX_AXES = 16;
 
-const UNUSABLE_NAMES = new Set(['__proto__', 'constructor', 'prototype', '']);
+/** Names that no tensor may have: they mean something else to the format or to JavaScript. */
+export const UNUSABLE_NAMES: ReadonlySet<string> = new Set([
+  '__metadata__',
+  '__proto__',
+  'constructor',
+  'prototype',
+  '',
+]);
 
 type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
 

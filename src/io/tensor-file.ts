@@ -35,7 +35,15 @@ export abstract class TensorFile implements Disposable {
   /** Texts that the file carries beside the tensors. */
   abstract readonly metadata: ReadonlyMap<string, string>;
 
+  /** In words: "safetensors", "torch (zip)". */
+  abstract readonly format: string;
+
   abstract close(): void;
+
+  /** What stands before the names of the model in question, as in a trainer's checkpoint; else ''. */
+  get prefix(): string {
+    return '';
+  }
 
   /** Fills `into` with the bytes of a tensor (row-major, without gaps) from its byte `at` on. */
   protected abstract readBytes(entry: TensorInfo, into: Uint8Array, at: number): void;

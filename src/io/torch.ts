@@ -5,6 +5,7 @@ import { crc32 } from 'node:zlib';
 import { DTYPE_BYTES } from './dtype.ts';
 import { Failure } from './failure.ts';
 import { brief, Dict } from './pickle.ts';
+import { UNUSABLE_NAMES } from './safetensors_header.ts';
 import { Source } from './source.ts';
 import { gather, isContiguous, runBytes, spanBytes } from './strided.ts';
 import { count, TensorFile, type TensorInfo } from './tensor-file.ts';
@@ -27,9 +28,6 @@ const COMPOSER = { place: 'state.model', prefix: 'dit.' };
 const MAX_SPAN_BYTES = 2 ** 30;
 /** Runs of so many bytes are read one by one where the piece would be larger than that. */
 const LONG_RUN_BYTES = 4096;
-
-/** Names that no other format can hold either. */
-const UNUSABLE = new Set(['', '__metadata__', '__proto__', 'constructor', 'prototype']);
 
 /** An open checkpoint. `using file = TorchFile.open(path)` closes it. */
 export class TorchFile extends TensorFile {
@@ -68,7 +66,7 @@ export class TorchFile extends TensorFile {
           others.push(typeof key === 'string' ? key : brief(key));
           continue;
         }
-        if (typeof key !== 'string' || UNUSABLE.has(key))
+        if (typeof key !== 'string' || UNUSABLE_NAMES.has(key))
           throw this.refuse(`a tensor is named ${brief(key)}`);
         const { dtype, shape } = value;
         this.stored.set(key, value);
@@ -87,8 +85,11 @@ export class TorchFile extends TensorFile {
     return new TorchFile(Source.open(path), options);
   }
 
-  /** What stands before the names of the transformer in a checkpoint of the reference's trainer, else ''. */
-  get prefix(): string {
+  get format(): string {
+    return this.container.format;
+  }
+
+  override get prefix(): string {
     const ours =
       this.place === COMPOSER.place && [...this.tensors.keys()].some((n) => n.startsWith(COMPOSER.prefix));
     return ours ? COMPOSER.prefix : '';

@@ -17,6 +17,7 @@ export interface Place {
 }
 
 export interface Container {
+  readonly format: 'torch (zip)' | 'torch (legacy)';
   /** What was saved. */
   readonly value: unknown;
   place(root: Root): Place;
@@ -105,7 +106,7 @@ function readZipped(source: Source): Container {
     const entry = entries.get(`${root}data/${key}`)!;
     return { position: entry.position, entry };
   };
-  return { value, place };
+  return { format: 'torch (zip)', value, place };
 }
 
 /** Newer files say in which order the bytes of a number stand; older ones were written little-endian. */
@@ -193,5 +194,6 @@ function readLegacy(source: Source): Container {
   const absent = [...roots.keys()].find((key) => !places.has(key));
   if (absent !== undefined) throw failure(source, `storage ${brief(absent)} is missing`);
   if (at < source.size) throw failure(source, `damaged: ${source.size - at} bytes follow the last storage`);
-  return { value, place: ({ key }) => ({ position: places.get(key)!, entry: null }) };
+  const format = 'torch (legacy)';
+  return { format, value, place: ({ key }) => ({ position: places.get(key)!, entry: null }) };
 }

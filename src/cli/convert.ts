@@ -1,0 +1,58 @@
+// Command: a checkpoint of torch.save, or a .safetensors file, to a .safetensors file.
+
+import { convertTensors } from '../io/convert.ts';
+import { openTensors } from '../io/open-tensors.ts';
+import { choice, text } from '../recipe/field.ts';
+import { command } from './command.ts';
+import { flag, usage } from './flags.ts';
+
+const FORMATS = { f32: 'F32', bf16: 'BF16', f16: 'F16' } as const;
+
+/** Names that are listed where tensors are left out. */
+const SHOWN = 3;
+
+export const convert = command({
+  name: 'convert',
+  summary: 'Copies the tensors of a checkpoint (torch or safetensors) to a .safetensors file',
+  flags: {
+    dtype: flag(
+      choice(undefined, ['f32', 'bf16', 'f16'], 'Format of floating-point tensors (default: as they are)'),
+      { hint: 'f32|bf16|f16' },
+    ),
+    take: flag(text(undefined, 'Keys of the dictionary that holds the tensors, as in state.model'), {
+      hint: 'KEYS',
+    }),
+    prefix: flag(
+      text(undefined, 'Take the tensors whose names begin so, and cut it off (default: dit. of Composer)'),
+      { hint: 'TEXT' },
+    ),
+  },
+  args: [
+    { name: 'from', meaning: 'A .pt, .bin or .safetensors file', required: true },
+    { name: 'to', meaning: 'The .safetensors file to write', required: true },
+  ],
+  examples: [
+    ['microdiff convert dit_4_channel_37M.pt dit.safetensors', 'the same tensors, bit for bit'],
+    [
+      'microdiff convert ep10-ba250000.pt dit.safetensors --dtype bf16',
+      'the transformer of a run, half the size',
+    ],
+  ],
+  run({ args, values, log }) {
+    const [from = '', to = ''] = args;
+    if (!to.toLowerCase().endsWith('.safetensors')) {
+      throw usage(to, 'convert writes safetensors only', `Name it ${to.replace(/\.\w+$/, '')}.safetensors`);
+    }
+    const { take, dtype } = values;
+    using file = openTensors(from, take === undefined ? {} : { take });
+    const prefix = values.prefix ?? file.prefix;
+    const done = convertTensors(file, to, { prefix, ...(dtype ? { dtype: FORMATS[dtype] } : {}) });
+    if (prefix !== '') log.info(`${from}: took the tensors named ${prefix}* and cut that off`);
+    if (done.left.length > 0) {
+      const more = done.left.length > SHOWN ? `, and ${done.left.length - SHOWN} more` : '';
+      log.warn(`${from}: left out ${done.left.slice(0, SHOWN).join(', ')}${more}`);
+    }
+    log.info(`${to}: ${done.tensors} tensors, ${(done.bytes / 1e6).toFixed(1)} MB`);
+    return 0;
+  },
+});
