@@ -33,6 +33,9 @@ include test/sim/build.mk
 include test/sim/libraries.mk
 NATIVE := build/libmicrodiff.so build/libmicrodiff_f64.so # the second, in float64, is for tests
 EMBEDDED := build/libmicrodiff.so build/emoji.pack $(FATBINS) $(KERNEL_TEXTS)
+# What goes into the executable: an embedded file is a source like any other.
+SOURCES := $(shell find src ffi recipes weights -type f 2>/dev/null) package.json bun.lock LICENSE
+include test/gpu/build.mk
 
 ##@ Targets
 
@@ -44,20 +47,22 @@ help: ## this page
 
 build: dist/microdiff ## the kernels and the one executable, dist/microdiff
 
-test: $(NATIVE) $(EMBEDDED) $(SIM) $(STAND_INS) ## every test that this machine can run, and what was skipped
+test: $(NATIVE) $(EMBEDDED) $(SIM) $(STAND_INS) $(GPU_CHECK) ## every test that this machine can run, and what was skipped
 	$(BUN) test/run.ts null cpu sim gpu
 
-test-sim: $(NATIVE) $(EMBEDDED) $(SIM) $(STAND_INS) ## the CUDA path without a GPU, against stand-ins
+test-sim: $(NATIVE) $(EMBEDDED) $(SIM) $(STAND_INS) $(GPU_CHECK) ## the CUDA path without a GPU, against stand-ins
 	$(BUN) test/run.ts sim
 
 quickstart: dist/microdiff ## train a small model on the embedded images, about five minutes, and draw samples
 	dist/microdiff quickstart $(QUICKSTART_FLAGS)
 
-gpu-check: ## check this build on the GPU of this machine (comes with the CUDA path)
-	echo 'gpu-check: not built yet: it comes with the CUDA path' >&2; exit 3
+gpu-check: $(NATIVE) $(EMBEDDED) $(GPU_CHECK) ## check this build on the GPU of this machine
+	sh test/gpu/check.sh $(GPU_CHECK_STEPS)
 
-gpu-pack: ## pack what a rented GPU box needs for gpu-check (comes with the CUDA path)
-	echo 'gpu-pack: not built yet: it comes with the CUDA path' >&2; exit 3
+gpu-pack: $(GPU_PACK)/bun.xz $(GPU_PACK)/app.tar.xz ## pack what a rented GPU box needs for gpu-check
+	cp test/gpu/check.sh $(GPU_PACK)/
+	cat $(GPU_PACK)/*.xz | sha256sum | cut -c1-16 > $(GPU_PACK)/version
+	sh test/gpu/pack-size.sh $(GPU_PACK)
 
 dist: dist/microdiff ## the executable with its size and checksum, ready to copy
 	cd dist && sha256sum microdiff > microdiff.sha256
@@ -76,9 +81,6 @@ clean: ## remove build/ and dist/; node_modules/ and runs/ stay
 	rm -rf build dist
 
 ##@ The executable
-
-# What goes into it. An embedded file is a source like any other: its import says `with { type: 'file' }`.
-SOURCES := $(shell find src ffi recipes weights -type f 2>/dev/null) package.json bun.lock LICENSE
 
 # The settings of the folder it is started in must not reach it, hence the two --no-compile flags.
 dist/microdiff: $(SOURCES) $(EMBEDDED) Makefile

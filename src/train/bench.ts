@@ -135,7 +135,7 @@ interface Pass {
 }
 
 /** Makes numbers of the right kind for each input of a plan, known by its name; returns what sets them. */
-function fillInputs(runner: Runner, { network, recipe }: Workload, batch: number): () => void {
+export function fillInputs(runner: Runner, { network, recipe }: Workload, batch: number): () => void {
   const tokens = tokenCount(network.dit.config);
   const made: Record<string, (port: Port) => ArrayLike<number>> = {
     words: ({ shape }) =>

@@ -48,8 +48,20 @@ export function productLibrary(): Native {
   return product32;
 }
 
+/** Runs cases in place of the CPU's two libraries: test/gpu checks the same ones on a GPU. */
+export interface Elsewhere {
+  check(c: OpCase): void;
+  readonly backends: { readonly f32: Backend; readonly f64: Backend };
+}
+
+let elsewhere: Elsewhere | undefined;
+export function runElsewhere(place: Elsewhere): void {
+  elsewhere = place;
+}
+
 /** The product's library and its float64 build. */
-export function bothBackends(): { f32: Backend; f64: Backend } {
+export function bothBackends(): { readonly f32: Backend; readonly f64: Backend } {
+  if (elsewhere) return elsewhere.backends;
   if (!existsSync(new URL('../../build/libmicrodiff_f64.so', import.meta.url))) {
     throw new Error('build/libmicrodiff_f64.so is missing: run make test');
   }
@@ -76,13 +88,19 @@ export function randomInput(shape: number[], seed: number, scale = 1, shift = 0)
   return { shape, values: randomValues(product(shape), seed).map((v) => Math.fround(v * scale + shift)) };
 }
 
-interface Traced {
+export interface Traced {
   readonly plan: Plan;
   readonly outputs: number;
   readonly gradients: readonly string[];
 }
 
-function trace(c: OpCase, backend: Backend, withGradient: boolean, options: Partial<FreezeOptions>): Traced {
+/** The plan of a case: its outputs, and the gradients of its inputs for seeds that are inputs, too. */
+export function traceCase(
+  c: OpCase,
+  backend: Backend,
+  withGradient: boolean,
+  options: Partial<FreezeOptions>,
+): Traced {
   const t = new Trace();
   const tensors: Record<string, Tensor> = {};
   for (const [name, spec] of Object.entries(c.inputs)) {
@@ -106,7 +124,7 @@ function trace(c: OpCase, backend: Backend, withGradient: boolean, options: Part
   };
 }
 
-const seedValues = (count: number, i: number) => randomValues(count, 977 + i);
+export const seedValues = (count: number, i: number) => randomValues(count, 977 + i);
 
 /** Runs a plan with NaN in all memory that the host does not fill; returns named results. */
 function execute(c: OpCase, backend: Backend, traced: Traced): Map<string, Numbers> {
@@ -126,7 +144,7 @@ function execute(c: OpCase, backend: Backend, traced: Traced): Map<string, Numbe
   return results;
 }
 
-function checkCanaries(backend: Backend, runner: Runner, plan: Plan): void {
+export function checkCanaries(backend: Backend, runner: Runner, plan: Plan): void {
   const arena = new Uint8Array(runner.regions.arena!.bytes);
   backend.read(runner.regions.arena!, 0, arena);
   const starts = new Set(plan.arena.map((b) => b.offset));
@@ -138,7 +156,7 @@ function checkCanaries(backend: Backend, runner: Runner, plan: Plan): void {
   }
 }
 
-const GUARD = 256;
+export const GUARD = 256;
 
 /** Normalised mean square error. */
 export function nmse(a: ArrayLike<number>, b: ArrayLike<number>): number {
@@ -163,10 +181,14 @@ function expectClose(got: ArrayLike<number>, want: ArrayLike<number>, bound: num
 
 /** Checks one case in all five ways. */
 export function checkOp(c: OpCase): void {
+  if (elsewhere) {
+    elsewhere.check(c);
+    return;
+  }
   const { f32, f64 } = bothBackends();
   const guarded = { guard: GUARD, keepAll: true };
   const withGradient = !c.forwardOnly;
-  const exact = trace(c, f64, withGradient, guarded);
+  const exact = traceCase(c, f64, withGradient, guarded);
   const results = execute(c, f64, exact);
 
   if (c.reference) {
@@ -181,13 +203,13 @@ export function checkOp(c: OpCase): void {
     expectClose(results.get(`d.${name}`)!, differences(c, f64, name), 1e-6, `gradient of ${name}`);
   }
 
-  const single = trace(c, f32, withGradient, guarded);
+  const single = traceCase(c, f32, withGradient, guarded);
   const rounded = execute(c, f32, single);
   const bound = Math.max(...single.plan.nodes.map((n) => n.op.tolerance.nmse));
   for (const [name, value] of rounded) {
     expect(nmse(value, results.get(name)!), `float32 ${name}`).toBeLessThanOrEqual(bound);
   }
-  const reusing = new Runner(f32, trace(c, f32, withGradient, {}).plan);
+  const reusing = new Runner(f32, traceCase(c, f32, withGradient, {}).plan);
   for (const [name, spec] of Object.entries(c.inputs)) reusing.set(name, spec.values);
   for (let i = 0; i < single.outputs; i++) {
     const port = single.plan.inputs.get(`seed${i}`);
@@ -200,7 +222,7 @@ export function checkOp(c: OpCase): void {
 
 /** Central differences of sum(seed * output) for every element of one input, in float64. */
 function differences(c: OpCase, backend: Backend, name: string): Float64Array {
-  const forward = trace(c, backend, false, {});
+  const forward = traceCase(c, backend, false, {});
   const runner = new Runner(backend, forward.plan);
   for (const [key, spec] of Object.entries(c.inputs)) runner.set(key, spec.values);
   const objective = () => {
