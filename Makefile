@@ -36,6 +36,7 @@ EMBEDDED := build/libmicrodiff.so build/emoji.pack $(FATBINS) $(KERNEL_TEXTS)
 # What goes into the executable: an embedded file is a source like any other.
 SOURCES := $(shell find src ffi recipes weights -type f 2>/dev/null) package.json bun.lock LICENSE
 include test/gpu/build.mk
+TESTED := $(NATIVE) $(EMBEDDED) $(SIM) $(STAND_INS) $(GPU_CHECK)
 
 ##@ Targets
 
@@ -47,10 +48,10 @@ help: ## this page
 
 build: dist/microdiff ## the kernels and the one executable, dist/microdiff
 
-test: $(NATIVE) $(EMBEDDED) $(SIM) $(STAND_INS) $(GPU_CHECK) ## every test that this machine can run, and what was skipped
+test: $(TESTED) ## every test that this machine can run, and what was skipped
 	$(BUN) test/run.ts null cpu sim gpu
 
-test-sim: $(NATIVE) $(EMBEDDED) $(SIM) $(STAND_INS) $(GPU_CHECK) ## the CUDA path without a GPU, against stand-ins
+test-sim: $(TESTED) ## the CUDA path without a GPU, against stand-ins
 	$(BUN) test/run.ts sim
 
 quickstart: dist/microdiff ## train a small model on the embedded images, about five minutes, and draw samples

@@ -32,7 +32,8 @@ $(GPU_PACK)/bun.xz: build/bin/bun
 	@echo "xz $@ (minutes)"
 	xz -T1 --x86 --lzma2=preset=6,dict=64MiB -c $< > $@
 
-$(GPU_PACK)/app.tar.xz: $(SOURCES) $(EMBEDDED) $(GPU_CHECK) $(wildcard test/gpu/* test/cpu/*) bench/peer_torch.py
+$(GPU_PACK)/app.tar.xz: $(SOURCES) $(EMBEDDED) $(GPU_CHECK) bench/peer_torch.py \
+    $(wildcard test/gpu/* test/cpu/*)
 	@mkdir -p $(@D)
 	rm -rf $(GPU_PACK_APP)
 	$(BUN) build --target=bun --external=@napi-rs/canvas --outdir=$(GPU_PACK_APP) --root=. \

@@ -1,14 +1,15 @@
 #!/bin/sh
 # Checks microdiff on the GPU of this machine; no compiler and no network are needed.
 #   sh check.sh [--out FOLDER] [step ...]
-# Steps: doctor kernels goldens graph sanitizer bench peer; none named: all. The results are FOLDER/gpu-check.json
-# and a table on stdout; logs lie beside. Works from the folder of `make gpu-pack` as well as from the built
-# sources. Exit codes: 0 all passed, 1 something failed, 3 no GPU here.
+# Steps: doctor kernels goldens graph sanitizer bench peer; none named: all. The results are
+# FOLDER/gpu-check.json and a table on stdout; logs lie beside. Works from the folder of `make gpu-pack` as
+# well as from the built sources. Exit codes: 0 all passed, 1 something failed, 3 no GPU here.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 
 # MICRODIFF_CUDA_PATH may name a folder with another libcuda (the tests' stand-in).
-if [ ! -e /dev/nvidiactl ] && [ ! -e /dev/dxg ] && [ ! -e "${MICRODIFF_CUDA_PATH:-/nowhere}/libcuda.so.1" ]; then
+stand_in=${MICRODIFF_CUDA_PATH:-/nowhere}/libcuda.so.1
+if [ ! -e /dev/nvidiactl ] && [ ! -e /dev/dxg ] && [ ! -e "$stand_in" ]; then
   echo 'gpu-check: no NVIDIA GPU here (/dev/nvidiactl is missing): run it on a machine that has one' >&2
   exit 3
 fi

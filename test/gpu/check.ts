@@ -1,5 +1,5 @@
-// The steps of check.sh, one after the other, each in processes of its own, so that a crash ends a step and no
-// more. From a pack this file runs bundled, beside the bundled program and tests.
+// The steps of check.sh, one after the other, each in processes of its own, so that a crash ends a step and
+// no more. From a pack this file runs bundled, beside the bundled program and tests.
 //
 //   bun test/gpu/check.ts [--out FOLDER] [step ...]
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';

@@ -17,8 +17,8 @@ export interface Device {
 }
 
 /**
- * Every block size in both modes on plain kernels, and the tensor-core forms. Blocks that a kernel's registers
- * do not allow are as large as they may be. MICRODIFF_TEST_BLOCKS ("32,256") leaves sizes out.
+ * Every block size in both modes on plain kernels, and the tensor-core forms. Blocks that a kernel's
+ * registers do not allow are as large as they may be. MICRODIFF_TEST_BLOCKS ("32,256") leaves sizes out.
  */
 export async function openDevices(): Promise<Device[]> {
   const sizes = (process.env.MICRODIFF_TEST_BLOCKS ?? '32,64,128,256,512,1024').split(',').map(Number);

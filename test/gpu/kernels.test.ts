@@ -1,5 +1,5 @@
-// Every op on this machine's GPU against the CPU: the cases of test/cpu, at block sizes from 32 to 1024 in both
-// modes. MICRODIFF_TEST_REPORT names a file for the largest errors.
+// Every op on this machine's GPU against the CPU: the cases of test/cpu, at block sizes from 32 to 1024 in
+// both modes. MICRODIFF_TEST_REPORT names a file for the largest errors.
 import { afterAll, describe } from 'bun:test';
 import { writeFileSync } from 'node:fs';
 import { cpuBackend } from '../../src/backend/cpu.ts';
@@ -11,7 +11,7 @@ const devices = await openDevices();
 const largest = new Largest();
 runElsewhere({
   check: (c) => checkOnDevices(c, cpu, devices, largest),
-  // Draws have equal bits on all: what the CPU's tests compare between its libraries is compared with the GPU.
+  // Draws have equal bits on all: what the CPU's tests compare between its libraries, these do with the GPU.
   backends: { f32: cpu, f64: devices[0]!.backend },
 });
 

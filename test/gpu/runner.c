@@ -27,11 +27,12 @@ static long image_count;
 static const char *folder;
 
 static int (*Init)(unsigned), (*DeviceGet)(int *, int), (*Retain)(void **, int), (*SetCurrent)(void *);
-static int (*Alloc)(u64 *, size_t), (*Set)(u64, unsigned char, size_t), (*ToDevice)(u64, const void *, size_t);
-static int (*ToHost)(void *, u64, size_t), (*Load)(void **, const void *), (*Synchronize)(void);
+static int (*Alloc)(u64 *, size_t), (*Set)(u64, unsigned char, size_t);
+static int (*ToDevice)(u64, const void *, size_t), (*ToHost)(void *, u64, size_t);
+static int (*Load)(void **, const void *), (*Synchronize)(void);
 static int (*Function)(void **, void *, const char *), (*Attribute)(void *, int, int);
-static int (*Start)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **,
-                    void **);
+static int (*Start)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *,
+                    void **, void **);
 static int (*ErrorName)(int, const char **);
 
 static void end(int code, const char *what, const char *word) {
@@ -136,7 +137,8 @@ static void run_program(const Program *p) {
   for (long i = 0; i < p->count; ++i) {
     const Launch *l = p->launches + i;
     void *parameters[1] = {l->slots};
-    check(Start(l->function, l->blocks, 1, 1, l->threads, 1, 1, l->shared, 0, parameters, 0), "cuLaunchKernel");
+    const int status = Start(l->function, l->blocks, 1, 1, l->threads, 1, 1, l->shared, 0, parameters, 0);
+    check(status, "cuLaunchKernel");
   }
 }
 

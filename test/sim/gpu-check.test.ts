@@ -1,5 +1,5 @@
-// The check of a build on a GPU, as far as it goes without one: what it says where there is none, and its steps
-// on the stand-in driver.
+// The check of a build on a GPU, as far as it goes without one: what it says where there is none, and its
+// steps on the stand-in driver.
 import { afterAll, beforeAll, describe, expect, test } from 'bun:test';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
