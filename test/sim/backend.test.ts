@@ -2,6 +2,9 @@
 // the driver and when; products; errors.
 
 import { afterAll, describe, expect, test } from 'bun:test';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { cpuBackend } from '../../src/backend/cpu.ts';
 import type { Backend } from '../../src/backend/backend.ts';
 import type { CudaBackend } from '../../src/backend/cuda/backend.ts';
@@ -289,6 +292,43 @@ describe('choices of algorithms', () => {
     const { choices } = await tuned({});
     const other = { ...choices, library: 'cuBLASLt 1' };
     expect(standInGpu({ choices: other })).rejects.toThrow('was made on');
+  });
+});
+
+describe('code that the driver does not take', () => {
+  const cache = mkdtempSync(join(tmpdir(), 'kernels-'));
+  const before = process.env.XDG_CACHE_HOME;
+  afterAll(() => {
+    if (before === undefined) delete process.env.XDG_CACHE_HOME;
+    else process.env.XDG_CACHE_HOME = before;
+    rmSync(cache, { recursive: true });
+  });
+
+  test('is compiled here, once, with one line about it', async () => {
+    process.env.XDG_CACHE_HOME = cache;
+    const source = await Bun.file('build/kernels.cu').text();
+    const elf = new TextEncoder().encode('\x7fELF of another time');
+    const options = ['-std=c++17', '-DACT_IS_FLOAT'];
+    const code = [false, true].map((exact) => ({
+      ...{ exact, fatbin: elf, source },
+      options: [...options, `-fmad=${!exact}`],
+    }));
+    const open = async () => {
+      const lines: string[] = [];
+      const backend = await standInGpu({ precision: 'fp32', code, notice: (line) => lines.push(line) });
+      const runner = network(backend);
+      runner.run();
+      const z = Array.from(runner.get('z'));
+      runner.free();
+      backend.close();
+      return { lines, z };
+    };
+    const first = await open();
+    expect(first.lines).toEqual([
+      expect.stringMatching(/^compiling GPU kernels for sm_90 with NVRTC .*: the driver does not take/),
+    ]);
+    expect(readdirSync(join(cache, 'microdiff'))).toHaveLength(2);
+    expect(await open()).toEqual({ lines: [], z: first.z });
   });
 });
 

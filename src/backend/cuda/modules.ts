@@ -79,11 +79,16 @@ export async function loadKernels(
 ): Promise<Kernels> {
   const modules: number[] = [];
   let compiler: Promise<Nvrtc> | undefined;
+  let noticed = false;
+  const once = (line: string) => {
+    if (!noticed) notice(line);
+    noticed = true;
+  };
   for (const part of code) {
     const refusal = part.fatbin.length > 0 ? loadInto(modules, device, part.fatbin) : null;
     if (part.fatbin.length > 0 && refusal === null) continue;
     compiler ??= openCompiler(device, refusal);
-    const image = compile(await compiler, device, part, refusal, notice);
+    const image = compile(await compiler, device, part, refusal, once);
     const second = loadInto(modules, device, image);
     if (second) throw second;
   }
