@@ -10,6 +10,7 @@ import { Trace } from '../plan/trace.ts';
 import { type Autoencoder, applyChain, declareAutoencoder } from '../vae/autoencoder.ts';
 import { type VaeConfig, vaeFactor } from '../vae/config.ts';
 import { fromFileOrder, tensorNames, type TensorList } from '../vae/names.ts';
+import { Strips } from './strips.ts';
 import { allocWeights, freeWeights, type LoadedWeights, regionsOf, writeWeight } from './weights.ts';
 
 /** A file of weights: its list of tensors, and their values. */
@@ -60,17 +61,28 @@ export class Vae {
     return this.model.config;
   }
 
-  /** One picture [in_channels, height, width] in [-1, 1] to moments [2 z, height / f, width / f]. */
+  /** One picture [in_channels, height, width] in [-1, 1] -> moments [2 z, height / f, width / f]. */
   encode(picture: ArrayLike<number>, size: Size): Numbers {
     return this.run('encoder', picture, size);
   }
 
   /**
    * One latent [z, height, width], not scaled (`unscaleLatents`), to a picture [out_channels, f height,
-   * f width], not clamped. A picture with a value that is not finite is a Failure.
+   * f width], not clamped. `memory`: bytes that it may take beside the weights; where they are too few for
+   * all at once, it is done in strips (strips.ts), with equal bits on the CPU. A picture with a value that is
+   * not finite is a Failure.
    */
-  decode(latent: ArrayLike<number>, size: Size): Numbers {
-    return checkFinite(this.run('decoder', latent, size));
+  decode(latent: ArrayLike<number>, size: Size, memory = Number.POSITIVE_INFINITY): Numbers {
+    if (memory === Number.POSITIVE_INFINITY) return checkFinite(this.run('decoder', latent, size));
+    const { latent_channels: C } = this.config;
+    if (latent.length !== C * size.height * size.width) {
+      throw new Failure({
+        what: 'latent',
+        why: `${latent.length} values for ${C} x ${size.height} x ${size.width}`,
+      });
+    }
+    const strips = new Strips(this, size);
+    return checkFinite(strips.decode(latent, strips.tiling(memory)));
   }
 
   /** A plan of one direction, for an input of this size; `tap` keeps named values as outputs. */

@@ -13,6 +13,8 @@ export interface Context {
   readonly weights: Weights;
   /** G, groups of every norm. */
   readonly groups: number;
+  /** Elements of a convolution's band, at most; left out: that of the op. */
+  readonly band?: number;
   /** Sees named intermediate values (conformance tests). */
   readonly tap?: (name: string, value: Tensor) => void;
   /**
@@ -59,7 +61,8 @@ export function applyConv(
   options: { norm?: GroupNorm; into?: Tensor } = {},
 ): Tensor {
   const [w, b] = [g.weights.use(layer.weight), g.weights.use(layer.bias)];
-  if (layer.form !== POINT || options.norm || options.into) return conv(x, w, b, layer.form, options);
+  if (layer.form !== POINT || options.norm || options.into)
+    return conv(x, w, b, layer.form, { ...options, band: g.band });
   return linear(x, reshape(w, [layer.out, layer.inn]), b);
 }
 

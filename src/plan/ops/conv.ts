@@ -123,14 +123,3 @@ export function conv(
   }
   return y;
 }
-
-/** Elements that `conv` takes beside x and its result. */
-export function convWork(
-  { H, W, C }: { H: number; W: number; C: number },
-  form: ConvForm,
-  norm: boolean,
-): number {
-  const Wo = convExtent(W, form);
-  const { R, held } = bandRows(H, Wo, C, form, BAND_ELEMENTS);
-  return R * Wo * form.k * form.k * C + (norm ? held * W * C : 0);
-}
