@@ -1,4 +1,4 @@
-// Activations and the plain sum, forward and backward: gelu_tanh, gelu_erf, swiglu, add.
+// Activations and the plain sum, forward and backward: gelu_tanh, gelu_erf, gelu_quick, swiglu, add.
 // Everything is seen as rows [rows, C], each operand with its own row distance. One block = `span` rows.
 #include "block.h"
 #include "math.h"
@@ -51,6 +51,13 @@ FN real gelu_erf_of(real x) { return real(0.5) * x * (1 + gelu_erf_core(x)); }
 FN real gelu_erf_slope(real x) {
   const real density = real(0.3989422804014327) * md::exp(real(-0.5) * x * x);
   return real(0.5) * (1 + gelu_erf_core(x)) + x * density;
+}
+
+// x sigmoid(1.702 x), the form that the first CLIPs were trained with
+FN real gelu_quick_of(real x) { return x * md::sigmoid(real(1.702) * x); }
+FN real gelu_quick_slope(real x) {
+  const real s = md::sigmoid(real(1.702) * x);
+  return s + real(1.702) * x * s * (1 - s);
 }
 
 // y = gelu(x)
@@ -124,6 +131,42 @@ struct gelu_erf_bwd {
   }
 };
 KERNEL(gelu_erf_bwd)
+
+// y = gelu(x)
+struct gelu_quick_fwd {
+  const act *x;  // [rows, C]
+  act *y;        // [rows, C]
+  long rows, C, span, ldx, ldy;
+  BODY(long block) {
+    const long first = block * span, end = first + rows_of_block(rows, span, block);
+    for (long row = first; row < end; ++row) {
+      const act *xr = x + row * ldx;
+      act *yr = y + row * ldy;
+      EACH(c, C) store(yr[c], gelu_quick_of(load(xr[c])));
+    }
+  }
+};
+KERNEL(gelu_quick_fwd)
+
+// dx = dy gelu'(x). dx may be dy itself.
+struct gelu_quick_bwd {
+  const act *x, *dy;  // [rows, C]
+  act *dx;            // [rows, C]
+  long rows, C, span, ldx, lddy, lddx, add_dx;
+  BODY(long block) {
+    const long first = block * span, end = first + rows_of_block(rows, span, block);
+    for (long row = first; row < end; ++row) {
+      const act *xr = x + row * ldx, *dyr = dy + row * lddy;
+      act *out = dx + row * lddx;
+      if (add_dx) {
+        EACH(c, C) store(out[c], load(out[c]) + load(dyr[c]) * gelu_quick_slope(load(xr[c])));
+      } else {
+        EACH(c, C) store(out[c], load(dyr[c]) * gelu_quick_slope(load(xr[c])));
+      }
+    }
+  }
+};
+KERNEL(gelu_quick_bwd)
 
 // y = silu(a) b, silu(a) = a sigmoid(a)
 struct swiglu_fwd {

@@ -1,73 +1,93 @@
 // softmax(q k^T / sqrt(D)) v over short sequences, forward and backward, tile by tile: no score matrix in
-// memory. Parts: attention_fwd (one block = one head of one image and one tile of queries), attention_delta
-// (one block = one row), attention_bwd (one block = one head of one image, so that every sum is done by one
+// memory. Parts: attention_fwd and attention_causal_fwd (one block = one head of one image and one tile of
+// queries), attention_delta (one block = one row), attention_bwd (one block = one head of one image, so that every sum is done by one
 // block in one order).
 // Scores are kept transposed, [key, query]: maxima, sums and exponents run along queries, a lane a query.
 #include "block.h"
 #include "math.h"
 #include "tile.h"
 
-// q, y [N, T, H D]; k, v [N, S, H D]; lse [N, H, T] = log of the sum of exp(score). Softmax over key tiles as
-// in Milakov & Gimelshein 2018: running maximum and sum. Sizes of tiles are multiples of TILE_PAD.
+// Softmax over key tiles as in Milakov & Gimelshein 2018: running maximum and sum. Sizes of tiles are multiples
+// of TILE_PAD. Causal: query t sees keys 0..t. `room` is the block's scratch memory.
+template <bool Causal, class Arguments> FN void attend(const Arguments &a, long block, real *room) {
+  const long H = a.H, T = a.T, D = a.D, tileT = a.tileT, tileS = a.tileS;
+  const long P = tile_padded(D), tiles = (T + tileT - 1) / tileT;
+  const long n = block / tiles / H, h = block / tiles % H, t0 = block % tiles * tileT;
+  const long nt = T - t0 < tileT ? T - t0 : tileT;
+  const long S = Causal ? t0 + nt : a.S;  // keys that any of these queries sees
+  real *Q = room;              // [D, tileT], transposed, divided by sqrt(D)
+  real *K = Q + D * tileT;     // [tileS, P]
+  real *V = K + tileS * P;     // [tileS, P]
+  real *W = V + tileS * P;     // [tileS, tileT] scores, then exp(score - top)
+  real *Y = W + tileS * tileT; // [tileT, P]
+  real *top = Y + tileT * P, *sum = top + tileT, *keep = sum + tileT;  // [tileT]
+  tile_load_t(Q, tileT, a.q + (n * T + t0) * a.ldq + h * D, a.ldq, nt, D, 1 / md::sqrt(real(D)));
+  EACH(t, tileT) {
+    top[t] = -INFINITY;
+    sum[t] = 0;
+  }
+  for (long s0 = 0; s0 < S; s0 += tileS) {
+    const long ns = S - s0 < tileS ? S - s0 : tileS;
+    tile_load(K, P, a.k + (n * a.S + s0) * a.ldk + h * D, a.ldk, ns, D, 1);
+    tile_load(V, P, a.v + (n * a.S + s0) * a.ldv + h * D, a.ldv, ns, D, 1);
+    block_sync();
+    tile_mul(W, tileT, K, P, Q, tileT, ns, tileT, D, false);
+    block_sync();
+    if (Causal) {
+      for (long s = 0; s < ns; ++s)
+        EACH(t, tileT) W[s * tileT + t] = s0 + s > t0 + t ? -INFINITY : W[s * tileT + t];
+      block_sync();
+    }
+    EACH(t, tileT) keep[t] = top[t];
+    for (long s = 0; s < ns; ++s)
+      EACH(t, tileT) top[t] = top[t] < W[s * tileT + t] ? W[s * tileT + t] : top[t];
+    EACH(t, tileT) {
+      keep[t] = md::exp(keep[t] - top[t]);
+      sum[t] *= keep[t];
+    }
+    for (long s = 0; s < ns; ++s) {
+      EACH(t, tileT) {
+        const real e = md::exp(W[s * tileT + t] - top[t]);
+        W[s * tileT + t] = e;
+        sum[t] += e;
+      }
+    }
+    block_sync();
+    if (s0 > 0) {
+      for (long t = 0; t < nt; ++t) EACH(d, P) Y[t * P + d] *= keep[t];
+      block_sync();
+    }
+    tile_mul_t(Y, P, W, tileT, V, P, nt, P, ns, s0 > 0);
+    block_sync();
+  }
+  for (long t = 0; t < nt; ++t) {
+    act *row = a.y + (n * T + t0 + t) * a.ldy + h * D;
+    const real by = 1 / sum[t];
+    EACH(d, D) store(row[d], Y[t * P + d] * by);
+  }
+  real *out = a.lse + (n * H + h) * T + t0;
+  EACH(t, nt) out[t] = top[t] + md::log(sum[t]);
+}
+
+// q, y [N, T, H D]; k, v [N, S, H D]; lse [N, H, T] = log of the sum of exp(score)
 struct attention_fwd {
   const act *q, *k, *v;
   act *y;
   real *lse;
   long H, T, S, D, ldq, ldk, ldv, ldy, tileT, tileS;
-  BODY(long block) {
-    const long P = tile_padded(D), tiles = (T + tileT - 1) / tileT;
-    const long n = block / tiles / H, h = block / tiles % H, t0 = block % tiles * tileT;
-    const long nt = T - t0 < tileT ? T - t0 : tileT;
-    real *Q = scratch(real);     // [D, tileT], transposed, divided by sqrt(D)
-    real *K = Q + D * tileT;     // [tileS, P]
-    real *V = K + tileS * P;     // [tileS, P]
-    real *W = V + tileS * P;     // [tileS, tileT] scores, then exp(score - top)
-    real *Y = W + tileS * tileT; // [tileT, P]
-    real *top = Y + tileT * P, *sum = top + tileT, *keep = sum + tileT;  // [tileT]
-    tile_load_t(Q, tileT, q + (n * T + t0) * ldq + h * D, ldq, nt, D, 1 / md::sqrt(real(D)));
-    EACH(t, tileT) {
-      top[t] = -INFINITY;
-      sum[t] = 0;
-    }
-    for (long s0 = 0; s0 < S; s0 += tileS) {
-      const long ns = S - s0 < tileS ? S - s0 : tileS;
-      tile_load(K, P, k + (n * S + s0) * ldk + h * D, ldk, ns, D, 1);
-      tile_load(V, P, v + (n * S + s0) * ldv + h * D, ldv, ns, D, 1);
-      block_sync();
-      tile_mul(W, tileT, K, P, Q, tileT, ns, tileT, D, false);
-      block_sync();
-      EACH(t, tileT) keep[t] = top[t];
-      for (long s = 0; s < ns; ++s)
-        EACH(t, tileT) top[t] = top[t] < W[s * tileT + t] ? W[s * tileT + t] : top[t];
-      EACH(t, tileT) {
-        keep[t] = md::exp(keep[t] - top[t]);
-        sum[t] *= keep[t];
-      }
-      for (long s = 0; s < ns; ++s) {
-        EACH(t, tileT) {
-          const real e = md::exp(W[s * tileT + t] - top[t]);
-          W[s * tileT + t] = e;
-          sum[t] += e;
-        }
-      }
-      block_sync();
-      if (s0 > 0) {
-        for (long t = 0; t < nt; ++t) EACH(d, P) Y[t * P + d] *= keep[t];
-        block_sync();
-      }
-      tile_mul_t(Y, P, W, tileT, V, P, nt, P, ns, s0 > 0);
-      block_sync();
-    }
-    for (long t = 0; t < nt; ++t) {
-      act *row = y + (n * T + t0 + t) * ldy + h * D;
-      const real by = 1 / sum[t];
-      EACH(d, D) store(row[d], Y[t * P + d] * by);
-    }
-    real *out = lse + (n * H + h) * T + t0;
-    EACH(t, nt) out[t] = top[t] + md::log(sum[t]);
-  }
+  BODY(long block) { attend<false>(*this, block, scratch(real)); }
 };
 KERNEL(attention_fwd)
+
+// The same with S = T and each query seeing the keys up to its own place.
+struct attention_causal_fwd {
+  const act *q, *k, *v;
+  act *y;
+  real *lse;
+  long H, T, S, D, ldq, ldk, ldv, ldy, tileT, tileS;
+  BODY(long block) { attend<true>(*this, block, scratch(real)); }
+};
+KERNEL(attention_causal_fwd)
 
 // delta[n, h, t] = dy[n, t] . y[n, t] over the D columns of head h. One block = one row of y, dy [N T, H D].
 struct attention_delta {

@@ -1,4 +1,4 @@
-// Ops: GELU (tanh and erf forms), SwiGLU and the plain sum, with their gradients.
+// Ops: GELU (tanh, erf and quick forms), SwiGLU and the plain sum, with their gradients.
 import {
   type Attrs,
   type Backward,
@@ -94,6 +94,13 @@ export const geluErfFwd = activation(
   25,
 );
 
+export const geluQuickFwd = activation(
+  'gelu_quick',
+  'y = x sigmoid(1.702 x)',
+  'dx = dy s (1 + 1.702 x (1 - s)); s = sigmoid(1.702 x)',
+  18,
+);
+
 /** GELU in its tanh form (PyTorch's approximate='tanh'), elementwise: x [.., C] -> [.., C]. */
 export function geluTanh(x: Tensor): Tensor {
   return traceOf(x).emit(geluTanhFwd, [x])[0]!;
@@ -102,6 +109,11 @@ export function geluTanh(x: Tensor): Tensor {
 /** GELU in its exact form (erf), elementwise: x [.., C] -> [.., C]. */
 export function geluErf(x: Tensor): Tensor {
   return traceOf(x).emit(geluErfFwd, [x])[0]!;
+}
+
+/** GELU in the quick form of the first CLIPs, elementwise: x [.., C] -> [.., C]. */
+export function geluQuick(x: Tensor): Tensor {
+  return traceOf(x).emit(geluQuickFwd, [x])[0]!;
 }
 
 export const swigluBwd = defineOp({

@@ -212,10 +212,30 @@ export const attentionFwd = defineOp({
   },
 });
 
+export const attentionCausalFwd = defineOp({
+  ...attentionFwd,
+  name: 'attention_causal_fwd',
+  formula: 'y[t] = softmax over s <= t of (q[t] k[s] / sqrt(D)), times v, for each of H heads',
+  shape: (inputs, attrs) => {
+    const { T, S } = extents('attention_causal_fwd', inputs[0], inputs[1], attrs.H ?? 1);
+    const [q = null, k = null] = inputs;
+    if (T !== S) refuse('attention_causal_fwd', 'as many keys as queries are needed', q, k);
+    return attentionFwd.shape(inputs, attrs);
+  },
+  launch: (node) => ({ ...attentionFwd.launch(node), tensorForm: null }),
+  backward: 'text towers are never trained',
+  flops: (node) => attentionFwd.flops(node) / 2,
+});
+
 /**
  * softmax(q k^T / sqrt(D)) v for each head: q [N, T, H D], k and v [N, S, H D], `heads` = H -> [N, T, H D].
  * Each operand may be columns of a wider buffer. Where gradients are wanted, q is another view than k and v.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, heads: number): Tensor {
   return traceOf(q).emit(attentionFwd, [q, k, v], { H: heads })[0]!;
+}
+
+/** The same over one sequence, where place t sees places 0..t: q, k, v [N, T, H D] -> [N, T, H D]. Forward only. */
+export function causalAttention(q: Tensor, k: Tensor, v: Tensor, heads: number): Tensor {
+  return traceOf(q).emit(attentionCausalFwd, [q, k, v], { H: heads })[0]!;
 }
