@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Failure } from '../io/failure.ts';
 import { osFailure } from '../io/oserror.ts';
 import { verifyCaptionClean, verifyTokenizer } from './captions.ts';
+import { verifyClipText } from './clip-text.ts';
 import { type GroupResult, skipped } from './conformance.ts';
 import { JsonObject } from './json-file.ts';
 import { isMicrodit, type MicroditOptions, verifyMicrodit } from './microdit.ts';
@@ -39,6 +40,7 @@ const PARTS: Readonly<Record<string, Recognise>> = {
 export function* verify(dir: string, options: MicroditOptions): Generator<GroupResult> {
   const part = partOf(dir);
   if (part === 'microdit') yield* verifyMicrodit(dir, options);
+  else if (part === 'clip-text') yield* verifyClipText(dir, options.backend);
   else if (part === 'tokenizer') yield* verifyTokenizer(dir);
   else if (part === 'caption-clean') yield* verifyCaptionClean(dir);
   else if (part === 'vae') yield* verifyVae(dir, { backend: options.backend });
