@@ -1,14 +1,14 @@
 // softmax(q k^T / sqrt(D)) v over short sequences, forward and backward, tile by tile: no score matrix in
 // memory. Parts: attention_fwd and attention_causal_fwd (one block = one head of one image and one tile of
-// queries), attention_delta (one block = one row), attention_bwd (one block = one head of one image, so that every sum is done by one
-// block in one order).
+// queries), attention_delta (one block = one row), attention_bwd (one block = one head of one image, so that
+// every sum is done by one block in one order).
 // Scores are kept transposed, [key, query]: maxima, sums and exponents run along queries, a lane a query.
 #include "block.h"
 #include "math.h"
 #include "tile.h"
 
-// Softmax over key tiles as in Milakov & Gimelshein 2018: running maximum and sum. Sizes of tiles are multiples
-// of TILE_PAD. Causal: query t sees keys 0..t. `room` is the block's scratch memory.
+// Softmax over key tiles as in Milakov & Gimelshein 2018: running maximum and sum. Sizes of tiles are
+// multiples of TILE_PAD. Causal: query t sees keys 0..t. `room` is the block's scratch memory.
 template <bool Causal, class Arguments> FN void attend(const Arguments &a, long block, real *room) {
   const long H = a.H, T = a.T, D = a.D, tileT = a.tileT, tileS = a.tileS;
   const long P = tile_padded(D), tiles = (T + tileT - 1) / tileT;

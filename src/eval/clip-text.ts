@@ -3,6 +3,7 @@ import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Backend } from '../backend/backend.ts';
 import { Failure } from '../io/failure.ts';
+import { openTensors } from '../io/open-tensors.ts';
 import { Safetensors } from '../io/safetensors.ts';
 import { ClipEncoder } from '../sample/clip-encoder.ts';
 import { readClipTextConfig } from '../text/clip-config.ts';
@@ -31,10 +32,7 @@ export function* verifyClipText(dir: string, backend: Backend): Generator<GroupR
       yield skipped(name, 'needs an io file and weights');
       continue;
     }
-    for (const file of weights) {
-      if (file.endsWith('.safetensors')) yield* attempt(file, () => checkWeights(dir, name, file, backend));
-      else yield skipped(file, 'the reader of torch files is not built yet');
-    }
+    for (const file of weights) yield* attempt(file, () => checkWeights(dir, name, file, backend));
   }
 }
 
@@ -46,7 +44,7 @@ function checkWeights(dir: string, name: string, weights: string, backend: Backe
   if (N < 1 || S !== config.context) {
     throw new Failure({ what: io.path, why: `tokens are not [N, ${config.context}]` });
   }
-  using file = Safetensors.open(join(dir, weights));
+  using file = openTensors(join(dir, weights));
   const encoder = ClipEncoder.load(backend, config, file, { pooled });
   try {
     return compare(encoder, io, weights, N);

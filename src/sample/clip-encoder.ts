@@ -119,7 +119,9 @@ export class ClipEncoder implements CaptionEncoder {
     return all;
   }
 
-  /** Token ids [N, S] -> [N, embed]: the state of the end token (the largest id), projected, not normalised. */
+  /**
+   * Token ids [N, S] -> [N, embed]: the state of the end token (the largest id), projected, not normalised.
+   */
   pooled(tokens: Int32Array): Numbers {
     const { length: S } = this;
     const N = tokens.length / S;
@@ -130,7 +132,9 @@ export class ClipEncoder implements CaptionEncoder {
     return this.run(tokens, N, ends).get('pooled');
   }
 
-  /** The residual stream of texts [N, S, D] after the embedding (`embed`) and each block (`resblock.0` ..). */
+  /**
+   * The residual stream of texts [N, S, D] after the embedding (`embed`) and each block (`resblock.0` ..).
+   */
   residualStream(tokens: Int32Array): ReadonlyMap<string, Numbers> {
     const N = tokens.length / this.length;
     const runner = this.plan(N, true);

@@ -1,4 +1,5 @@
-// What a CLIP text tower is built from: open_clip's model_cfg (or the open_clip_config.json around it), checked.
+// What a CLIP text tower is built from: open_clip's model_cfg (or the open_clip_config.json around it),
+// checked.
 import { readFileSync } from 'node:fs';
 import { Failure } from '../io/failure.ts';
 import { osFailure } from '../io/oserror.ts';

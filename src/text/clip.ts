@@ -1,5 +1,6 @@
 // CLIP's text tower (Radford et al. 2021, arXiv 2103.00020), under OpenCLIP's names: token and position
-// embeddings, pre-norm transformer blocks under a causal mask, ln_final. Padding (id 0) is a token like others.
+// embeddings, pre-norm transformer blocks under a causal mask, ln_final. Padding (id 0) is a token like
+// others.
 import { geluErf, geluQuick } from '../plan/ops/act.ts';
 import { causalAttention } from '../plan/ops/attention.ts';
 import { expertLinear, linear } from '../plan/ops/linear.ts';

@@ -1,12 +1,14 @@
-// GELU in both forms, SwiGLU and the sum: values, gradients, strided views, extreme arguments.
+// GELU in its three forms, SwiGLU and the sum: values, gradients, strided views, extreme arguments.
 import { describe, expect, test } from 'bun:test';
-import { add, geluErf, geluTanh, swiglu } from '../../src/plan/ops/act.ts';
+import { add, geluErf, geluQuick, geluTanh, swiglu } from '../../src/plan/ops/act.ts';
 import { columns, slices } from '../../src/plan/tensor.ts';
 import { Trace } from '../../src/plan/trace.ts';
 import { checkOp, randomInput } from './op-case.ts';
 
 const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));
 const tanhForm = (x: number) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+
+const quickForm = (x: number) => x * sigmoid(1.702 * x);
 
 /** Distribution function of the normal law by its series; for |x| up to about 8. */
 function phi(x: number): number {
@@ -36,6 +38,14 @@ describe('gelu', () => {
     });
   });
 
+  test('quick form', () => {
+    checkOp({
+      inputs: { x: randomInput([3, 5, 7], 5, 4) },
+      build: ({ x }) => [geluQuick(x!)],
+      reference: ({ x }) => [x!.map(quickForm)],
+    });
+  });
+
   test('over columns of one buffer, more rows than a block has', () => {
     checkOp({
       inputs: { x: randomInput([37, 299], 3, 3) },
@@ -48,7 +58,11 @@ describe('gelu', () => {
     });
     checkOp({
       inputs: { x: randomInput([3, 9], 4, 3) },
-      build: ({ x }) => [geluTanh(columns(x!, 1, 4)), geluErf(columns(x!, 4, 9))],
+      build: ({ x }) => [
+        geluTanh(columns(x!, 1, 4)),
+        geluErf(columns(x!, 4, 9)),
+        geluQuick(columns(x!, 2, 7)),
+      ],
     });
   });
 
@@ -57,8 +71,8 @@ describe('gelu', () => {
     checkOp({
       inputs: { x: { shape: [6], values } },
       forwardOnly: true,
-      build: ({ x }) => [geluTanh(x!), geluErf(x!)],
-      reference: () => [values.map((v) => Math.max(v, 0)), values.map((v) => Math.max(v, 0))],
+      build: ({ x }) => [geluTanh(x!), geluErf(x!), geluQuick(x!)],
+      reference: () => [1, 2, 3].map(() => values.map((v) => Math.max(v, 0))),
     });
   });
 });

@@ -1,6 +1,8 @@
-// Attention: values, gradients of q, k and v, odd sizes, views of a common buffer, more than one tile.
+// Attention: values, gradients of q, k and v, odd sizes, views of a common buffer, more than one tile; and
+// its
+// causal form.
 import { describe, expect, test } from 'bun:test';
-import { attention } from '../../src/plan/ops/attention.ts';
+import { attention, causalAttention } from '../../src/plan/ops/attention.ts';
 import { columns, slices } from '../../src/plan/tensor.ts';
 import { Trace } from '../../src/plan/trace.ts';
 import { checkOp, randomInput } from './op-case.ts';
@@ -14,7 +16,13 @@ interface Sizes {
 }
 
 /** softmax(q k^T / sqrt(D)) v by the definition; q, k, v contiguous. */
-function softmaxAttention(q: Float64Array, k: Float64Array, v: Float64Array, sizes: Sizes): Float64Array {
+function softmaxAttention(
+  q: Float64Array,
+  k: Float64Array,
+  v: Float64Array,
+  sizes: Sizes,
+  causal = false,
+): Float64Array {
   const { N, T, S, H, D } = sizes;
   const C = H * D;
   const y = new Float64Array(N * T * C);
@@ -25,7 +33,7 @@ function softmaxAttention(q: Float64Array, k: Float64Array, v: Float64Array, siz
           let dot = 0;
           for (let d = 0; d < D; d++)
             dot += q[(n * T + t) * C + h * D + d]! * k[(n * S + s) * C + h * D + d]!;
-          return dot / Math.sqrt(D);
+          return causal && s > t ? Number.NEGATIVE_INFINITY : dot / Math.sqrt(D);
         });
         const top = Math.max(...score);
         const weight = score.map((x) => Math.exp(x - top));
@@ -133,5 +141,55 @@ describe('attention', () => {
     expect(() => attention(q, x([2, 4, 6]), x([2, 4, 6]), 2)).toThrow('op attention_fwd: q [N, T, H D]');
     expect(() => attention(q, x([2, 5, 8]), x([2, 6, 8]), 2)).toThrow('op attention_fwd: v [N, S, H D]');
     expect(() => attention(q, q, q, 3)).toThrow('H = 3');
+  });
+});
+
+describe('causal attention', () => {
+  const causal = (N: number, T: number, H: number, D: number, scale = 2) => {
+    checkOp({
+      inputs: {
+        q: randomInput([N, T, H * D], 11, scale),
+        k: randomInput([N, T, H * D], 12, scale),
+        v: randomInput([N, T, H * D], 13),
+      },
+      forwardOnly: true,
+      build: ({ q, k, v }) => [causalAttention(q!, k!, v!, H)],
+      reference: ({ q, k, v }) => [softmaxAttention(q!, k!, v!, { N, T, S: T, H, D }, true)],
+    });
+  };
+
+  test('odd sizes', () => {
+    causal(1, 1, 1, 1);
+    causal(3, 2, 2, 5);
+    causal(2, 17, 3, 3);
+  });
+
+  test('of a text, and over several tiles of queries and keys', () => {
+    causal(2, 77, 2, 64);
+    causal(1, 130, 1, 8);
+    causal(1, 300, 2, 17);
+    causal(1, 67, 1, 400);
+  });
+
+  test('scores far beyond the range of exp', () => causal(1, 150, 1, 8, 200));
+
+  test('columns of one buffer', () => {
+    checkOp({
+      inputs: { qkv: randomInput([2, 9, 33], 14, 2) },
+      forwardOnly: true,
+      build: ({ qkv }) => [
+        causalAttention(columns(qkv!, 0, 10), columns(qkv!, 10, 20), columns(qkv!, 21, 31), 2),
+      ],
+      reference: ({ qkv }) => {
+        const [q, k, v] = [take(qkv!, 33, 0, 10), take(qkv!, 33, 10, 20), take(qkv!, 33, 21, 31)];
+        return [softmaxAttention(q, k, v, { N: 2, T: 9, S: 9, H: 2, D: 5 }, true)];
+      },
+    });
+  });
+
+  test('other numbers of keys are refused', () => {
+    const t = new Trace();
+    const x = (T: number) => t.fresh({ shape: [2, T, 8], elem: 'act' }, 'x');
+    expect(() => causalAttention(x(3), x(4), x(4), 2)).toThrow('as many keys as queries');
   });
 });

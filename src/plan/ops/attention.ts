@@ -235,7 +235,10 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, heads: number): Tenso
   return traceOf(q).emit(attentionFwd, [q, k, v], { H: heads })[0]!;
 }
 
-/** The same over one sequence, where place t sees places 0..t: q, k, v [N, T, H D] -> [N, T, H D]. Forward only. */
+/**
+ * The same over one sequence, where place t sees places 0..t: q, k, v [N, T, H D] -> [N, T, H D]; it
+ * has no gradient.
+ */
 export function causalAttention(q: Tensor, k: Tensor, v: Tensor, heads: number): Tensor {
   return traceOf(q).emit(attentionCausalFwd, [q, k, v], { H: heads })[0]!;
 }
