@@ -1,5 +1,5 @@
-// CLIP's text tower: the goldens in float32 and float64, a tower of other sizes with either GELU against plain
-// code, equal bits wherever a text stands, files and configs that do not fit, breakage that is noticed.
+// CLIP's text tower: the goldens in float32 and float64, a tower of other sizes with either GELU against code
+// by the definition, equal bits wherever a text stands, files and configs that do not fit, breakage noticed.
 import { afterAll, describe, expect, test } from 'bun:test';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
