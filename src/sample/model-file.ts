@@ -7,7 +7,8 @@ import { type TensorToWrite, writeSafetensors } from '../io/safetensors_write.ts
 import type { Parameters } from '../plan/params.ts';
 import { recipeToml, resolveRecipe } from '../recipe/resolve.ts';
 import type { Recipe } from '../recipe/schema.ts';
-import { declareNetwork, type Network } from './network.ts';
+import type { Reader } from './captions.ts';
+import { declareNetwork } from './network.ts';
 import {
   allocWeights,
   checkWeights,
@@ -40,10 +41,7 @@ export interface SavedWeights {
 }
 
 /** A loaded model, ready to sample from. */
-export interface Model {
-  /** As the user called it. */
-  readonly name: string;
-  readonly network: Network;
+export interface Model extends Reader {
   readonly weights: LoadedWeights;
   readonly recipe: Recipe;
   /** Steps of training; null when the file does not say. */

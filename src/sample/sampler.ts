@@ -1,9 +1,9 @@
-// Pictures from prompts: words, noise, Heun's steps with guidance, pixels, for batches of any size up to N.
+// Pictures from prompts: captions, noise, Heun's steps with guidance, pixels, for batches of any size up to N.
 import type { Backend } from '../backend/backend.ts';
 import { heunSteps, noiseLevels } from '../diffusion/heun.ts';
 import { Failure } from '../io/failure.ts';
 import type { Pixels } from '../io/png.ts';
-import { ROWS_PER_WORD, tokenizeInto } from '../text/words.ts';
+import { readTexts } from './captions.ts';
 import { Denoiser, type Guidance } from './denoiser.ts';
 import type { Model } from './model-file.ts';
 import { SampleNoise } from './noise.ts';
@@ -104,7 +104,7 @@ export class Sampler {
     }
     if (this.prepared.size >= KEPT) this.drop(this.prepared.keys().next().value!);
     const { backend, model } = this;
-    const { network, weights, recipe } = model;
+    const { network, weights, recipe, captions } = model;
     const { in_channels, input_size } = recipe.model;
     const made: Prepared = {
       denoiser: new Denoiser({
@@ -114,6 +114,7 @@ export class Sampler {
         sigmaData: recipe.diffusion.sigma_data,
         batch,
         guidance,
+        ...(captions ? { captionLength: captions.length } : {}),
       }),
       noise: new SampleNoise(backend, batch, [in_channels, input_size, input_size]),
     };
@@ -134,16 +135,10 @@ export class Sampler {
     requests: readonly PictureRequest[],
     guidance: Guidance,
   ): boolean[] {
-    const { words } = this.model.network;
-    if (!words) throw new Failure({ what: this.model.name, why: 'has no text encoder' });
-    const row = words.length * ROWS_PER_WORD;
     const texts = requests.map((r) => r.prompt);
     if (guidance === 'negative') texts.push(...requests.map((r) => r.negative_prompt));
-    const ids = new Int32Array(texts.length * row);
-    const cut = texts.map((text, i) =>
-      tokenizeInto(text, words.buckets, ids.subarray(i * row, (i + 1) * row)),
-    );
-    denoiser.setCaptions(ids);
+    const { values, truncated: cut } = readTexts(this.model, texts);
+    denoiser.setCaptions(values);
     return requests.map((_, n) => cut[n]! || (cut[n + requests.length] ?? false));
   }
 }
