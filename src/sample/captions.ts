@@ -1,4 +1,4 @@
-// From prompts to what a network reads: rows of its own word table, or embeddings by a text encoder beside it.
+// Prompts as a network reads them: rows of its own word table, or embeddings by a text encoder beside it.
 import type { Numbers } from '../backend/backend.ts';
 import { Failure } from '../io/failure.ts';
 import { ROWS_PER_WORD, tokenizeInto } from '../text/words.ts';

@@ -1,4 +1,4 @@
-// Pictures from prompts: captions, noise, Heun's steps with guidance, pixels, for batches of any size up to N.
+// Pictures from prompts: captions, noise, Heun's steps with guidance, pixels, in batches of any size up to N.
 import type { Backend } from '../backend/backend.ts';
 import { heunSteps, noiseLevels } from '../diffusion/heun.ts';
 import { Failure } from '../io/failure.ts';
