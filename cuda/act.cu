@@ -70,7 +70,7 @@ struct gelu_tanh_fwd {
     for (long row = first; row < end; ++row) {
       const act *xr = x + row * ldx;
       act *yr = y + row * ldy;
-      EACH(c, C) store(yr[c], gelu_tanh_of(load(xr[c])));
+      map(yr, C, [](real v) { return gelu_tanh_of(v); }, xr);
     }
   }
 };
@@ -89,7 +89,7 @@ struct gelu_tanh_bwd {
       if (add_dx) {
         EACH(c, C) store(out[c], load(out[c]) + load(dyr[c]) * gelu_tanh_slope(load(xr[c])));
       } else {
-        EACH(c, C) store(out[c], load(dyr[c]) * gelu_tanh_slope(load(xr[c])));
+        map(out, C, [](real v, real d) { return d * gelu_tanh_slope(v); }, xr, dyr);
       }
     }
   }
@@ -106,7 +106,7 @@ struct gelu_erf_fwd {
     for (long row = first; row < end; ++row) {
       const act *xr = x + row * ldx;
       act *yr = y + row * ldy;
-      EACH(c, C) store(yr[c], gelu_erf_of(load(xr[c])));
+      map(yr, C, [](real v) { return gelu_erf_of(v); }, xr);
     }
   }
 };
@@ -125,7 +125,7 @@ struct gelu_erf_bwd {
       if (add_dx) {
         EACH(c, C) store(out[c], load(out[c]) + load(dyr[c]) * gelu_erf_slope(load(xr[c])));
       } else {
-        EACH(c, C) store(out[c], load(dyr[c]) * gelu_erf_slope(load(xr[c])));
+        map(out, C, [](real v, real d) { return d * gelu_erf_slope(v); }, xr, dyr);
       }
     }
   }
@@ -178,7 +178,7 @@ struct swiglu_fwd {
     for (long row = first; row < end; ++row) {
       const act *ar = a + row * lda, *br = b + row * ldb;
       act *yr = y + row * ldy;
-      EACH(c, C) store(yr[c], load(ar[c]) * md::sigmoid(load(ar[c])) * load(br[c]));
+      map(yr, C, [](real a, real b) { return a * md::sigmoid(a) * b; }, ar, br);
     }
   }
 };

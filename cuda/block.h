@@ -117,6 +117,40 @@ FN void store(bf16 &to, real value) { to = bf16_of(float(value)); }
 #define EACH_SUM(i, n, ...) EACH(i, n)
 #define EACH_MAX(i, n, ...) EACH(i, n)
 
+// 16 bytes of numbers as four words, which nvcc loads and stores at once; 8 of bf16 it would take one by one.
+struct alignas(16) pack {
+  static constexpr int width = 16 / sizeof(act);
+  uint32_t word[4];
+  MEMBER real get(int i) const {
+    if (width == 4) return float_of(word[i]);
+    return float_of(i % 2 ? word[i / 2] & 0xffff0000u : word[i / 2] << 16);
+  }
+  MEMBER void put(int i, real value) {
+    if (width == 4) {
+      word[i] = bits_of(value);
+    } else {
+      const uint32_t bits = bf16_of(value).bits;
+      word[i / 2] = i % 2 ? word[i / 2] | bits << 16 : bits;
+    }
+  }
+};
+
+// map(y, n, f, a, b, ..): y[i] = f(a[i], b[i], ..) for i < n, 16 bytes of each array at a time where all of
+// them lie at multiples of 16 bytes. y may be one of the others.
+template <class F, class... X> FN void map(act *y, long n, F f, const X *...x) {
+  const long packs = (((uint64_t)y | ... | (uint64_t)x) & 15) == 0 ? n / pack::width : 0;
+  const auto apply = [&](pack &to, const auto... from) {
+#pragma unroll
+    for (int j = 0; j < pack::width; ++j) to.put(j, f(from.get(j)...));
+  };
+  EACH(p, packs) {
+    pack out;
+    apply(out, ((const pack *)x)[p]...);
+    ((pack *)y)[p] = out;
+  }
+  for (long i = packs * pack::width + TID; i < n; i += LANES) store(y[i], f(load(x[i])...));
+}
+
 FN void block_sync() { __syncthreads(); }
 
 // Combines one value a thread, any block size; the order is fixed, so repeats are equal to the bit.
@@ -157,6 +191,10 @@ FN real block_max(real value) { return block_fold(value, fold_max()); }
 #define EACH(i, n) MD_PRAGMA(omp simd) for (long i = 0; i < (n); ++i)
 #define EACH_SUM(i, n, ...) MD_PRAGMA(omp simd reduction(+ : __VA_ARGS__)) for (long i = 0; i < (n); ++i)
 #define EACH_MAX(i, n, ...) MD_PRAGMA(omp simd reduction(max : __VA_ARGS__)) for (long i = 0; i < (n); ++i)
+
+template <class F, class... X> FN void map(act *y, long n, F f, const X *...x) {
+  EACH(i, n) store(y[i], f(load(x[i])...));
+}
 
 FN void block_sync() {}
 FN real block_sum(real value) { return value; }

@@ -115,6 +115,17 @@ struct product {
 };
 KERNEL(product)
 
+// y = 2 a + b by 16 bytes at a time, where all lie at multiples of 16 bytes.
+struct mapped {
+  const act *a, *b;
+  act *y;
+  long n;
+  BODY(long) {
+    map(y, n, [](real a, real b) { return 2 * a + b; }, a, b);
+  }
+};
+KERNEL(mapped)
+
 struct where {
   int *to;  // [blocks]: the order in which blocks ran
   int *count;
@@ -249,6 +260,27 @@ void products() {
   }
 }
 
+void maps() {
+  alignas(16) act a[640], b[640], y[640];
+  bool good = true;
+  for (long n : {0L, 1L, 7L, 8L, 9L, 64L, 77L, 600L}) {
+    for (int shift = 0; shift < 16; ++shift) {  // a, b or the result out of line, the result in b's place
+      act *x[] = {a + (shift & 1), b + (shift >> 1 & 1), y + (shift >> 2 & 1)};
+      for (int i = 0; i < 640; ++i) store(a[i], real(i % 29)), store(b[i], real(i % 31)), store(y[i], -1);
+      if (shift & 8) x[2] = x[1];
+      const mapped arguments = {x[0], x[1], x[2], n};
+      good = good && run("mapped", arguments, 1, 32 + 32 * (shift & 1), 0, orders[n % 3]) == 0;
+      for (long i = -1; i <= n; ++i) {
+        const long place = x[2] - (shift & 8 ? b : y) + i, from_b = x[1] - b + i;
+        if (place < 0) continue;
+        const real old = shift & 8 ? real(from_b % 31) : real(-1), inside = i >= 0 && i < n;
+        good = good && load(x[2][i]) == (inside ? real(2 * ((x[0] - a + i) % 29) + from_b % 31) : old);
+      }
+    }
+  }
+  check(good, "map", sim_reason());
+}
+
 void grids() {
   int to[24], count, other[24];
   for (sim_order order : orders) {
@@ -273,6 +305,7 @@ int main() {
   barriers();
   faults();
   products();
+  maps();
   grids();
   printf("%d checks, %d failed\n", checks, failures);
   return failures != 0;
