@@ -2,11 +2,11 @@
 import type { Pixels } from '../io/png.ts';
 
 /**
- * Picture n of images [N, 3, size, size] as RGB bytes, values clamped and rounded; null when a value is not
- * finite, which no file may hide.
+ * Picture n of images [N, 3, height, width] as RGB bytes, values clamped and rounded; null when a value is
+ * not finite, which no file may hide.
  */
-export function pixelsOf(images: ArrayLike<number>, n: number, size: number): Pixels | null {
-  const area = size * size;
+export function pixelsOf(images: ArrayLike<number>, n: number, width: number, height = width): Pixels | null {
+  const area = width * height;
   const data = new Uint8Array(3 * area);
   for (let c = 0; c < 3; c++) {
     const plane = (n * 3 + c) * area;
@@ -16,7 +16,7 @@ export function pixelsOf(images: ArrayLike<number>, n: number, size: number): Pi
       data[3 * i + c] = Math.min(255, Math.max(0, Math.round((value + 1) * 127.5)));
     }
   }
-  return { width: size, height: size, channels: 3, data };
+  return { width, height, channels: 3, data };
 }
 
 /** Every pixel as a square of `factor` x `factor`: larger for the eye, and no value changes. */

@@ -11,6 +11,13 @@ test('planes in [-1, 1] become bytes, clamped and rounded', () => {
   expect([...pixels.data]).toEqual([0, 0, 0, 128, 191, 0, 255, 64, 0, 255, 1, 0]);
 });
 
+test('pictures that are not square', () => {
+  const images = Float32Array.from({ length: 2 * 3 * 6 }, (_, i) => (i % 6) / 2.5 - 1);
+  const pixels = pixelsOf(images, 1, 3, 2)!;
+  expect([pixels.width, pixels.height]).toEqual([3, 2]);
+  expect([...pixels.data]).toEqual([0, 51, 102, 153, 204, 255].flatMap((v) => [v, v, v]));
+});
+
 test('bytes go to [-1, 1] and back unchanged', () => {
   const images = Float32Array.from({ length: 3 * 256 }, (_, i) => (i % 256) / 127.5 - 1);
   expect([...pixelsOf(images, 0, 16)!.data]).toEqual(
