@@ -66,7 +66,8 @@ function* rounded(file: TensorFile, { name, dtype }: TensorInfo, target: Dtype):
     const elements = part.length / DTYPE_BYTES[dtype];
     const values = dtype === 'F64' ? new Float64Array(elements) : new Float32Array(elements);
     convertPart(part, dtype, values, refuse);
-    for (const value of values) {
+    for (let i = 0; i < values.length; i++) {
+      const value = values[i]!;
       if (Math.abs(value) >= limit && Number.isFinite(value)) {
         throw refuse(`holds ${value}, which ${target} cannot hold`);
       }

@@ -137,9 +137,13 @@ export function loadWeights(
   prefix = '',
 ): void {
   checkWeights(parameters, file, prefix);
-  const double = backend.elemBytes.real === 8;
+  // One buffer for all: fresh memory for each tensor costs more than reading it.
+  const largest = parameters.list.reduce((most, { count }) => Math.max(most, count), 0);
+  const buffer = backend.elemBytes.real === 8 ? new Float64Array(largest) : new Float32Array(largest);
   for (const p of parameters.list) {
-    const name = prefix + p.name;
-    writeWeight(backend, to, p, double ? file.readFloat64(name) : file.readFloat32(name));
+    const part = buffer.subarray(0, p.count);
+    if (part instanceof Float64Array) file.readFloat64(prefix + p.name, part);
+    else file.readFloat32(prefix + p.name, part);
+    writeWeight(backend, to, p, part);
   }
 }
