@@ -83,6 +83,14 @@ export interface Backend {
   synchronize(): void;
   /** Dense products of the compute type that the device is sold for, in TFLOP/s; absent where not known. */
   readonly peakTflops?: number;
+  /**
+   * Algorithms that were chosen by measuring or by a library, where that decides the last bits: a value
+   * that JSON
+   * holds, to be stored with a run and taken back before its programs are loaded.
+   */
+  readonly choices?: unknown;
+  /** Throws a Failure where the saved choices are of another device or library, or damaged. */
+  takeChoices?(saved: unknown): void;
   /** Bytes of device memory that are taken now, and the most so far; absent where nobody counts. */
   memory?(): { readonly allocated: number; readonly peak: number };
 }

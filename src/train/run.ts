@@ -11,6 +11,7 @@ import { recipeToml, resolveRecipe } from '../recipe/resolve.ts';
 import type { Recipe } from '../recipe/schema.ts';
 import { saveModel } from '../sample/model-file.ts';
 import { declareNetwork } from '../sample/network.ts';
+import { keepAlgorithms, takeAlgorithms } from './algorithms.ts';
 import { Checkpoints, type RunState } from './checkpoint.ts';
 import { drawPreview, loadDrawing, previewPath } from './preview.ts';
 import { openData, type RecipeData } from './source.ts';
@@ -58,6 +59,7 @@ export async function trainRun(options: RunOptions): Promise<RunResult> {
   makeFolder(folder);
   cleanLeftovers(folder);
   writeWholeFile(join(folder, 'recipe.toml'), recipeToml(recipe));
+  takeAlgorithms(folder, backend, (text) => log.warn(text));
   const network = declareNetwork(recipe.model, recipe.text);
   const trainer = new Trainer(backend, network, recipe, data.batches);
   const checkpoints = new Checkpoints(folder);
@@ -244,6 +246,7 @@ class Run {
     const state = { step, images, seconds: this.seconds(), lossSum, lossCount, data };
     const from = { recipe, version, data };
     this.metrics.sync();
+    keepAlgorithms(this.options.folder, backend);
     this.checkpoints.save(backend, this.trainer, state, from, recipe.train.keep_last);
     this.saved = step;
     this.lastSave = performance.now();

@@ -1,7 +1,7 @@
 // The program itself on the stand-in GPU: training, sampling and doctor through the flags that a user has,
 // and what it says and keeps when the GPU is lost, full, too old or not there.
 import { afterAll, describe, expect, test } from 'bun:test';
-import { existsSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { type Ended, Place } from '../cpu/train/program.ts';
 import { FOLDER } from './stand-in.ts';
 
@@ -74,6 +74,27 @@ describe('training', () => {
     expect(step).toBeLessThan(7);
     expect((await program(`${TRAIN} lost`)).code).toBe(0);
     expect(place.metrics('lost')).toEqual(place.metrics('whole'));
+  });
+
+  test('algorithms are chosen once a run; another library, and a damaged list, are refused', async () => {
+    const path = place.at('whole', 'algorithms.json');
+    const saved = readFileSync(path, 'utf8');
+    const { device, library, products } = JSON.parse(saved);
+    expect([device, library]).toEqual([
+      expect.stringContaining('sm_90'),
+      expect.stringContaining('cuBLASLt'),
+    ]);
+    expect(Object.keys(products).length).toBeGreaterThan(5);
+    const resume = `${TRAIN} whole --steps 8`;
+    writeFileSync(path, saved.replace(library, 'cuBLASLt 12.0'));
+    const name = 'whole/algorithms.json';
+    expectError(await program(resume), 3, name, 'was made on', 'cuBLASLt 12.0', 'remove the file');
+    writeFileSync(path, saved.slice(0, 100));
+    expectError(await program(resume), 1, name, 'remove the file');
+    expect(place.metrics('whole')).toHaveLength(7);
+    writeFileSync(path, saved);
+    const onCpu = await program(`${resume.replace('--device cuda', '--device cpu')}`);
+    expect([onCpu.code, onCpu.err]).toEqual([0, expect.stringContaining('goes on with other roundings')]);
   });
 
   test('a loss that stays non-finite: exit 4', async () => {

@@ -86,6 +86,7 @@ export async function cudaBackend(options: CudaOptions = {}): Promise<CudaBacken
     get choices() {
       return products.choices;
     },
+    takeChoices: (saved) => products.take(saved),
     memory: () => ({ allocated: device.allocated, peak: device.peak }),
     synchronize: () => device.cuda.streamSynchronize(device.stream),
     close() {

@@ -92,7 +92,7 @@ export class Products {
     this.#tune = tune;
     new Float32Array(this.#factors.buffer).set([1, 0]);
     this.#workspace = device.allocate(WORKSPACE_BYTES);
-    if (choices) this.#take(choices);
+    if (choices) this.take(choices);
   }
 
   /** What was chosen so far, to be stored with a run. */
@@ -239,11 +239,15 @@ export class Products {
     return { device: `${name} sm_${capability}`, library: `cuBLASLt ${this.#lt.version}` };
   }
 
-  #take({ device, library, products }: ProductChoices): void {
+  /** Takes the choices of an earlier run. Throws a Failure where they are of another GPU or library. */
+  take(saved: unknown): void {
+    const what = 'choice of algorithms';
+    if (!isChoices(saved)) throw new Failure({ what, why: 'is damaged' });
+    const { device, library, products } = saved;
     const here = this.#identity();
     if (device !== here.device || library !== here.library) {
       throw new Failure({
-        what: "a run's choice of algorithms",
+        what,
         why: `was made on ${device} with ${library}, here are ${here.device} with ${here.library}`,
         fix: 'Go on where it was begun, or begin a new run from its checkpoint',
         code: EXIT.missing,
@@ -252,11 +256,21 @@ export class Products {
     for (const [key, { algorithm, workspace }] of Object.entries(products)) {
       const bytes = Buffer.from(algorithm, 'hex');
       if (bytes.length !== ALGORITHM_BYTES || !(workspace >= 0 && workspace <= WORKSPACE_BYTES)) {
-        throw new Failure({ what: "a run's choice of algorithms", why: `is damaged at ${key}` });
+        throw new Failure({ what, why: `is damaged at ${key}` });
       }
       this.#choices.set(key, chosenOf({ bytes, workspace, waves: 0 }));
     }
   }
+}
+
+function isChoices(saved: unknown): saved is ProductChoices {
+  if (typeof saved !== 'object' || saved === null) return false;
+  if (!('device' in saved) || !('library' in saved) || !('products' in saved)) return false;
+  const { products } = saved;
+  if (typeof products !== 'object' || products === null) return false;
+  return Object.values(products).every(
+    (each) => typeof each?.algorithm === 'string' && typeof each.workspace === 'number',
+  );
 }
 
 function chosenOf({ bytes, workspace }: Algorithm): Chosen {
