@@ -31,6 +31,7 @@ export const DFN5B_TEXT: ClipTextConfig = {
 
 /** Every number of a config lies below this: no hostile file asks for more. */
 const MOST = 1_000_000;
+const MOST_LAYERS = 1000;
 
 /** Keys that change what is computed, and the value with which they do not. */
 const UNKNOWN: Readonly<Record<string, readonly unknown[]>> = {
@@ -72,6 +73,8 @@ export function clipTextConfig(json: unknown, where: string): ClipTextConfig {
   const width = whole(text, 'width', 512);
   const heads = whole(text, 'heads', 8);
   if (width % heads !== 0) throw refuse(where, 'text_cfg.heads', `${heads} do not divide width ${width}`);
+  const layers = whole(text, 'layers', 12);
+  if (layers > MOST_LAYERS) throw refuse(where, 'text_cfg.layers', `more than ${MOST_LAYERS}`);
   const quick = model.quick_gelu ?? false;
   if (typeof quick !== 'boolean') throw refuse(where, 'quick_gelu', 'must be true or false');
   return {
@@ -79,7 +82,7 @@ export function clipTextConfig(json: unknown, where: string): ClipTextConfig {
     context: whole(text, 'context_length', CLIP_CONTEXT),
     width,
     heads,
-    layers: whole(text, 'layers', 12),
+    layers,
     hidden: Math.floor(width * number(text, 'mlp_ratio', 4)),
     quickGelu: quick,
     embed: whole(model, 'embed_dim'),

@@ -238,6 +238,7 @@ describe('configs', () => {
     [{ text_cfg }, 'embed_dim: is missing'],
     [{ embed_dim: 4, text_cfg: { ...text_cfg, heads: 7 } }, '7 do not divide width 1024'],
     [{ embed_dim: 4, text_cfg: { ...text_cfg, layers: 2.5 } }, 'layers: must be a whole number'],
+    [{ embed_dim: 4, text_cfg: { ...text_cfg, layers: 1e6 } }, 'text_cfg.layers: more than 1000'],
     [{ embed_dim: 4, text_cfg: { ...text_cfg, width: 1e9 } }, 'width: must be a number'],
     [
       { embed_dim: 4, text_cfg: { hf_model_name: 'roberta' } },

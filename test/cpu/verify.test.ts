@@ -261,13 +261,13 @@ describe('broken and hostile files', () => {
 
 describe('command', () => {
   const microdiff = (...args: string[]) => {
+    const device = args.includes('--device') ? [] : ['--device', 'cpu'];
     const { exitCode, stdout, stderr } = Bun.spawnSync([
       process.execPath,
       MAIN,
       'verify',
       ...args,
-      '--device',
-      'cpu',
+      ...device,
     ]);
     return { code: exitCode, out: stdout.toString(), err: stderr.toString() };
   };
@@ -311,8 +311,14 @@ describe('command', () => {
       expect(err).toInclude(words);
     }
     expect(microdiff(empty, '--device', 'cuda').code).toBe(3);
-    writeFileSync(join(empty, 'manifest.json'), '{"part": "vae"}');
-    expect(microdiff(empty).out).toMatch(/^vae .*skipped/m);
+    writeFileSync(join(empty, 'manifest.json'), '{"part": "fid"}');
+    expect(microdiff(empty).out).toMatch(/^fid .*skipped/m);
+    writeFileSync(join(empty, 'manifest.json'), '{"part": "tokenizer"}');
+    expect(microdiff(empty).out).toMatch(/^tokenizer .*fail .*captions\.jsonl/m);
+    writeFileSync(join(empty, 'captions.jsonl'), '{"text": "a cat", "ids": [49406, 320, 2368, 5]}\n{');
+    expect(microdiff(empty).out).toMatch(/^tokenizer .*fail .*captions\.jsonl:2: broken JSON/m);
+    writeFileSync(join(empty, 'captions.jsonl'), '{"text": "a cat", "ids": [49406, 320, 2368, 5]}');
+    expect(microdiff(empty).out).toMatch(/^token ids +1\.0e\+0 +0 +fail +"a cat"$/m);
   }, 300_000);
 });
 
