@@ -1,6 +1,7 @@
 // A CLIP text tower with its weights on a backend: texts to states [S, D], N texts at a time.
 import type { Backend, Numbers } from '../backend/backend.ts';
 import { Failure } from '../io/failure.ts';
+import type { TensorFile } from '../io/tensor-file.ts';
 import { Parameters, Weights } from '../plan/params.ts';
 import { freeze } from '../plan/plan.ts';
 import { Runner } from '../plan/runner.ts';
@@ -10,9 +11,8 @@ import { CLIP_VOCABULARY, type ClipTokenizer } from '../text/bpe.ts';
 import { type ClipText, declareClipText, encodeClip, idPairs, poolClip } from '../text/clip.ts';
 import type { ClipTextConfig } from '../text/clip-config.ts';
 import { clipTokenizer } from '../text/vocabulary.ts';
-import type { TensorFile } from './autoencoder.ts';
 import type { CaptionEncoder, EncodedCaptions } from './captions.ts';
-import { allocWeights, freeWeights, type LoadedWeights, regionsOf, writeWeight } from './weights.ts';
+import { allocWeights, freeWeights, type LoadedWeights, readWeights, regionsOf } from './weights.ts';
 
 /** What stands before the names in checkpoints of open_clip's CustomTextCLIP models. */
 const PREFIXES = ['', 'text.'];
@@ -60,12 +60,8 @@ export class ClipEncoder implements CaptionEncoder {
       throw new Failure({ what: file.path, why: `tensor ${prefix}${name} ${why}`, fix });
     }
     const weights = allocWeights(backend, parameters);
-    const double = backend.elemBytes.real === 8;
     try {
-      for (const p of parameters.list) {
-        const name = prefix + p.name;
-        writeWeight(backend, weights, p, double ? file.readFloat64(name) : file.readFloat32(name));
-      }
+      readWeights(backend, weights, parameters, file, prefix);
     } catch (error) {
       freeWeights(weights);
       throw error;

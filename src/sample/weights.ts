@@ -137,6 +137,17 @@ export function loadWeights(
   prefix = '',
 ): void {
   checkWeights(parameters, file, prefix);
+  readWeights(backend, to, parameters, file, prefix);
+}
+
+/** The same for a file in which all of them have been found; what else is in it is left alone. */
+export function readWeights(
+  backend: Backend,
+  to: LoadedWeights,
+  parameters: Parameters,
+  file: TensorFile,
+  prefix: string,
+): void {
   // One buffer for all: fresh memory for each tensor costs more than reading it.
   const largest = parameters.list.reduce((most, { count }) => Math.max(most, count), 0);
   const buffer = backend.elemBytes.real === 8 ? new Float64Array(largest) : new Float32Array(largest);
