@@ -6,11 +6,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Backend } from '../../src/backend/backend.ts';
 import type { CudaBackend, CudaOptions } from '../../src/backend/cuda/backend.ts';
+import { NAMED } from '../../src/recipe/named.ts';
+import { resolveRecipe } from '../../src/recipe/resolve.ts';
 import { Checkpoints } from '../../src/train/checkpoint.ts';
 import type { StepReport } from '../../src/train/trainer.ts';
 import { bothBackends } from '../cpu/op-case.ts';
 import { standInGpu } from './gpu.ts';
-import { complaints, message, set, takeCalls } from './stand-in.ts';
+import { complaints, launches, message, set, takeCalls } from './stand-in.ts';
 import { bytesOf, relativeRms, steps, tiny, trainerOn, weightsOf } from './train-case.ts';
 
 const RECIPE = tiny();
@@ -147,6 +149,29 @@ test('other block sizes stay within the bounds of bf16', async () => {
     for (const [i, { loss }] of got.reports.entries()) {
       expect(Math.abs(loss / want.reports[i]!.loss - 1)).toBeLessThan(5e-4);
     }
+  }
+});
+
+test('heads of 32: attention on tensor cores, beside the CPU and beside its plain form', async () => {
+  const sets = ['model.dim=64', 'model.patch_mixer_dim=32', 'model.head_dim=32'];
+  const recipe = resolveRecipe({ file: { name: 'tiny.toml', text: NAMED.tiny! }, sets }).recipe;
+  const kernels = ['attention_fwd_mma32', 'attention_bwd_mma32', 'attention_bwd'] as const;
+  const lossesOf = async (backend: Backend) => {
+    const trainer = await trainerOn(backend, recipe);
+    const before = kernels.map(launches);
+    const losses = steps(trainer, 2).map(({ loss }) => loss);
+    trainer.free();
+    return { losses, launched: kernels.map((name, i) => launches(name) - before[i]!) };
+  };
+  const want = await lossesOf(cpu);
+  const tensor = await lossesOf(await gpuWith({ precision: 'bf16' }));
+  const plain = await lossesOf(await gpuWith({ precision: 'bf16', tensorForms: false }));
+  expect(tensor.launched).toEqual([expect.any(Number), plain.launched[2]!, 0]);
+  expect(tensor.launched[0]).toBeGreaterThan(10);
+  expect(plain.launched.slice(0, 2)).toEqual([0, 0]);
+  for (const [i, loss] of want.losses.entries()) {
+    expect(Math.abs(tensor.losses[i]! / loss - 1)).toBeLessThan(5e-4);
+    expect(Math.abs(plain.losses[i]! / loss - 1)).toBeLessThan(5e-4);
   }
 });
 
