@@ -10,7 +10,7 @@ import { Trace } from '../plan/trace.ts';
 import { type Autoencoder, applyChain, declareAutoencoder } from '../vae/autoencoder.ts';
 import { type VaeConfig, vaeFactor } from '../vae/config.ts';
 import { fromFileOrder, tensorNames, type TensorList } from '../vae/names.ts';
-import { Strips } from './strips.ts';
+import { Strips, type Tiling } from './strips.ts';
 import { allocWeights, freeWeights, type LoadedWeights, regionsOf, writeWeight } from './weights.ts';
 
 /** A file of weights: its list of tensors, and their values. */
@@ -30,6 +30,9 @@ type Direction = 'encoder' | 'decoder';
 /** An encoder and decoder whose weights are loaded. `free` gives their memory back. */
 export class Vae {
   private readonly runners = new Map<Direction, { size: string; runner: Runner }>();
+
+  /** The last choice of strips: pictures of one size come one after another. */
+  private strips: { key: string; strips: Strips; tiling: Tiling } | null = null;
 
   private constructor(
     readonly backend: Backend,
@@ -81,8 +84,13 @@ export class Vae {
         why: `${latent.length} values for ${C} x ${size.height} x ${size.width}`,
       });
     }
-    const strips = new Strips(this, size);
-    return checkFinite(strips.decode(latent, strips.tiling(memory)));
+    const key = `${size.height} x ${size.width} in ${memory}`;
+    if (this.strips?.key !== key) {
+      const strips = new Strips(this, size);
+      this.strips = { key, strips, tiling: strips.tiling(memory) };
+    }
+    const { strips, tiling } = this.strips;
+    return checkFinite(strips.decode(latent, tiling));
   }
 
   /** A plan of one direction, for an input of this size; `tap` keeps named values as outputs. */

@@ -37,6 +37,8 @@ export interface Tiling {
   readonly stretches: readonly Stretch[];
   /** Memory at the worst moment, without the weights. */
   readonly bytes: number;
+  /** Floating point operations, those done again included. */
+  readonly flops: number;
 }
 
 /** Elements of a convolution's band in a strip: less than for whole images, since the strip is small. */
@@ -91,6 +93,8 @@ interface Met {
   readonly C: number;
   readonly W: number;
   readonly scale: number;
+  /** Floating point operations of a strip up to here. */
+  readonly before: number;
 }
 
 interface StripPlan {
@@ -101,10 +105,25 @@ interface StripPlan {
 interface Found {
   readonly list: readonly Stretch[];
   readonly bytes: number;
+  readonly flops: number;
 }
 
-/** Stretches by the layer where they begin, as far as they have been looked for. */
-type Known = Map<number, Found | null>;
+/** Rows of a strip of one stretch, with what they take. */
+interface Fit {
+  readonly rows: number;
+  readonly bytes: number;
+  readonly flops: number;
+}
+
+type Fits = Map<string, Fit | null>;
+
+/** A search for stretches of at most `most` layers, and what it knows of each and of what follows. */
+interface Search {
+  readonly memory: number;
+  readonly most: number;
+  readonly fits: Fits;
+  readonly known: Map<number, Found | null>;
+}
 
 /** Strips of one decoder for latents of one size. */
 export class Strips {
@@ -122,18 +141,31 @@ export class Strips {
   }
 
   /**
-   * A tiling within `memory` bytes beside the weights: as many layers at once as fit, then the shortest
-   * stretches that fit, since they compute the least twice. A Failure where there is none.
+   * A tiling within `memory` bytes beside the weights: of those whose stretches have the fewest layers at
+   * most, the one that computes least; a Failure where there is none.
    */
   tiling(memory: number): Tiling {
     const attends = this.layers.findLastIndex(({ kind }) => kind === 'attention');
+    const heads: { whole: number; bytes: number; flops: number }[] = [];
     let least = Number.POSITIVE_INFINITY;
-    const known: Known = new Map();
     for (let whole = this.layers.length; whole > attends; whole--) {
-      const first = planBytes(this.wholePlan(whole)) + this.bytesAt(whole);
-      const rest = first <= memory ? this.stretches(whole, memory, known) : null;
-      if (rest) return { whole, stretches: rest.list, bytes: Math.max(first, rest.bytes) };
-      least = Math.min(least, first);
+      const plan = this.wholePlan(whole);
+      const bytes = planBytes(plan) + this.bytesAt(whole);
+      least = Math.min(least, bytes);
+      if (bytes > memory) continue;
+      heads.push({ whole, bytes, flops: plan.flops });
+      if (whole === this.layers.length) break;
+    }
+    const fits: Fits = new Map();
+    for (let most = 2; most <= this.layers.length && heads.length > 0; most++) {
+      const search = { memory, most, fits, known: new Map() };
+      const tilings = heads.flatMap(({ whole, bytes, flops }): Tiling[] => {
+        const rest = this.stretches(whole, search);
+        if (!rest) return [];
+        const both = { bytes: Math.max(bytes, rest.bytes), flops: flops + rest.flops };
+        return [{ whole, stretches: rest.list, ...both }];
+      });
+      if (tilings.length > 0) return tilings.reduce((a, b) => (b.flops < a.flops ? b : a));
     }
     const mib = (bytes: number) => `${Math.ceil(bytes / 2 ** 20)} MiB`;
     const { H, W } = this.shapes.at(-1)!;
@@ -191,31 +223,39 @@ export class Strips {
   }
 
   /** Stretches from layer `at` to the end; null where none fit. */
-  private stretches(at: number, memory: number, known: Known): Found | null {
-    if (at === this.layers.length) return { list: [], bytes: 0 };
+  private stretches(at: number, search: Search): Found | null {
+    const { memory, most, fits, known } = search;
+    if (at === this.layers.length) return { list: [], bytes: 0, flops: 0 };
     const before = known.get(at);
     if (before !== undefined) return before;
     let found: Found | null = null;
-    for (let to = at + 1; to <= this.layers.length && !found; to++) {
+    for (let to = at + 1; to <= Math.min(at + most, this.layers.length); to++) {
       const kept = this.bytesAt(at) + this.bytesAt(to);
-      if (kept > memory) continue;
-      const fits = this.fitting(at, to, memory - kept);
-      const rest = fits && this.stretches(to, memory, known);
-      if (!fits || !rest) continue;
-      const list = [{ from: at, to, rows: fits.rows }, ...rest.list];
-      found = { list, bytes: Math.max(kept + fits.bytes, rest.bytes) };
+      const key = `${at}-${to}`;
+      let fit = fits.get(key);
+      if (fit === undefined) {
+        fit = kept <= memory ? this.fitting(at, to, memory - kept) : null;
+        fits.set(key, fit);
+      }
+      const rest = fit && this.stretches(to, search);
+      if (!fit || !rest || (found && fit.flops + rest.flops >= found.flops)) continue;
+      const list = [{ from: at, to, rows: fit.rows }, ...rest.list];
+      found = { list, bytes: Math.max(kept + fit.bytes, rest.bytes), flops: fit.flops + rest.flops };
     }
     known.set(at, found);
     return found;
   }
 
   /** The most rows of a strip whose plan takes `memory` bytes at most. */
-  private fitting(from: number, to: number, memory: number): { rows: number; bytes: number } | null {
-    const bytesOf = (rows: number) => planBytes(this.stripPlan({ from, to, rows }, null).plan);
-    if (bytesOf(LEAST_ROWS) > memory) return null;
+  private fitting(from: number, to: number, memory: number): Fit | null {
+    const planOf = (rows: number) => this.stripPlan({ from, to, rows }, null);
+    if (planBytes(planOf(LEAST_ROWS).plan) > memory) return null;
     for (const rows of STRIP_ROWS) {
-      const bytes = bytesOf(rows);
-      if (bytes <= memory) return { rows, bytes };
+      const { plan, norms } = planOf(rows);
+      const bytes = planBytes(plan);
+      if (bytes > memory) continue;
+      const strip = norms.reduce((sum, { before }) => sum + before, plan.flops);
+      return { rows, bytes, flops: Math.ceil(this.shapes[from]!.H / rows) * strip };
     }
     return null;
   }
@@ -248,7 +288,8 @@ export class Strips {
     const statistics: Context['statistics'] = (norm, x) => {
       const k = norms.length;
       const [, height = 0, width = 0, channels = 0] = x.shape;
-      norms.push({ norm, C: channels, W: width, scale: height / rows });
+      const before = trace.nodes.reduce((sum, node) => sum + node.op.flops(node), 0);
+      norms.push({ norm, C: channels, W: width, scale: height / rows, before });
       if (k === pass) {
         trace.output('sums', groupSums(x));
         end = trace.nodes.length;
