@@ -1,7 +1,7 @@
 // The program itself on the stand-in GPU: training, sampling and doctor through the flags that a user has,
 // and what it says and keeps when the GPU is lost, full, too old or not there.
 import { afterAll, describe, expect, test } from 'bun:test';
-import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { type Ended, Place } from '../cpu/train/program.ts';
 import { FOLDER } from './stand-in.ts';
 
@@ -111,7 +111,22 @@ describe('training', () => {
 });
 
 describe('sampling', () => {
-  test('a trained model makes a picture of the same size on the GPU and on the CPU', async () => {
+  /** Mean distance of two pictures in levels of 0 to 255. */
+  async function distance(one: string, other: string): Promise<number> {
+    const { createCanvas, loadImage } = await import('@napi-rs/canvas');
+    const [a, b] = await Promise.all(
+      [one, other].map(async (path) => {
+        const image = await loadImage(place.at(path));
+        const context = createCanvas(image.width, image.height).getContext('2d');
+        context.drawImage(image, 0, 0);
+        return context.getImageData(0, 0, image.width, image.height).data;
+      }),
+    );
+    expect(a!.length).toBe(b!.length);
+    return a!.reduce((sum, level, i) => sum + Math.abs(level - b![i]!), 0) / a!.length;
+  }
+
+  test('a trained model makes the same picture on the GPU as on the CPU; in bf16 nearly', async () => {
     const flags = 'sample -m whole --steps 2 --cfg-scale 2 --plain -o';
     const record = async (where: string, words: string) => {
       const { code, out, err } = await program(`${flags} ${where}.png ${words}`);
@@ -120,8 +135,12 @@ describe('sampling', () => {
     };
     const gpu = await record('gpu', '--device cuda --precision fp32 circle');
     const cpu = await record('cpu', '--device cpu circle');
+    await record('other', '--device cpu square --seed 1');
+    await record('rounded', '--device cuda circle');
     expect(gpu.width).toBe(cpu.width);
-    expect(existsSync(place.at('gpu.png'))).toBe(true);
+    expect(await distance('gpu.png', 'cpu.png')).toBeLessThan(0.1);
+    expect(await distance('rounded.png', 'cpu.png')).toBeLessThan(3);
+    expect(await distance('other.png', 'cpu.png')).toBeGreaterThan(20);
   });
 });
 
