@@ -24,7 +24,7 @@ interface Parts {
   readonly names: Names | null;
   readonly format: Format;
   readonly scale: number;
-  readonly model: Pick<Model, 'name' | 'step' | 'recipe'>;
+  readonly model: Pick<Model, 'name' | 'step'>;
   /** Called before anything is written on standard output. */
   readonly makeRoom: () => void;
 }
@@ -116,7 +116,7 @@ export class PictureWriter {
       seed: job.seed,
       steps: job.steps,
       cfgScale: job.cfg_scale,
-      sampler: model.recipe.sample.sampler,
+      sampler: job.sampler,
       width,
       height,
       model: model.name,
@@ -132,8 +132,7 @@ export class PictureWriter {
     truncated: boolean,
   ): ImageRecord {
     const { model } = this.parts;
-    const { index, prompt, negative_prompt, seed, steps, cfg_scale } = job;
-    const sampler = model.recipe.sample.sampler;
+    const { index, prompt, negative_prompt, seed, steps, cfg_scale, sampler } = job;
     const made = { steps, cfg_scale, sampler, model: model.name };
     const rounded = Number(seconds.toFixed(4));
     return {

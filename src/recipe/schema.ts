@@ -2,6 +2,7 @@
 // tables. Names in `model` are the reference constructor's (SonyResearch/micro_diffusion, models/dit.py), so
 // that a config of either program reads the same; `masking` and `preset` are ours.
 
+import { SAMPLERS } from '../diffusion/solvers.ts';
 import { bool, choice, type Field, int, interval, LARGEST, real, reals, text, texts } from './field.ts';
 
 const channels = { min: 1, unit: 'channels' } as const;
@@ -133,7 +134,11 @@ const train = {
 const sample = {
   steps: int(30, { min: 1, max: 10000, unit: 'steps' }, 'Steps of the sampler'),
   cfg_scale: real(5, {}, 'Classifier-free guidance (1 = off)'),
-  sampler: choice('heun', ['heun'], 'Heun, second order (EDM, Algorithm 1 without churn)'),
+  sampler: choice(
+    'heun',
+    SAMPLERS,
+    'Solver: Heun (EDM, Algorithm 1 without churn), Euler or DPM-Solver++(2M)',
+  ),
 };
 
 const stage = {

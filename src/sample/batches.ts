@@ -1,5 +1,6 @@
 // From a stream of prompts to batches of pictures: settings filled in, seeds and names given out, order kept.
 
+import type { SamplerName } from '../diffusion/solvers.ts';
 import { type BadPrompt, isBad, type Prompt } from './prompts.ts';
 import { fitTogether, type PictureRequest } from './sampler.ts';
 
@@ -7,6 +8,7 @@ import { fitTogether, type PictureRequest } from './sampler.ts';
 export interface Job extends PictureRequest {
   /** Place in the output, from 0. */
   readonly index: number;
+  readonly sampler: SamplerName;
   /** Name that the line gives its PNG; null when it gives none. */
   readonly out: string | null;
 }
@@ -17,6 +19,7 @@ export interface JobDefaults {
   readonly seed: number;
   readonly steps: number;
   readonly cfg_scale: number;
+  readonly sampler: SamplerName;
 }
 
 export interface BatchOptions {
@@ -32,9 +35,9 @@ export interface BatchOptions {
 }
 
 /**
- * Cuts a stream of prompts into batches of pictures with equal steps and guidance. A bad line comes by itself
- * in its place. A batch that has begun does not wait long for more: someone may be typing, and pictures do
- * not depend on what else is in their batch.
+ * Cuts a stream of prompts into batches of pictures with equal sampler, steps and guidance. A bad line comes
+ * by itself in its place. A batch that has begun does not wait long for more: someone may be typing, and
+ * pictures do not depend on what else is in their batch.
  */
 export async function* batches(
   items: AsyncIterable<Prompt | BadPrompt> | Iterable<Prompt | BadPrompt>,
@@ -87,6 +90,7 @@ export function jobsOf(item: Prompt, { defaults, count = 1, seedStep = 0 }: Batc
       seed: wrapSeed(first + k),
       steps: item.steps ?? defaults.steps,
       cfg_scale: item.cfg_scale ?? defaults.cfg_scale,
+      sampler: item.sampler ?? defaults.sampler,
       out: item.out === undefined ? null : count > 1 ? item.out.replace(/\.png$/i, `-${k}.png`) : item.out,
     };
   });

@@ -1,6 +1,7 @@
 // Prompts of a stream: a line is a prompt, or a JSON object with a prompt and settings of its own. A line
 // that cannot be used becomes an error in its place, and the rest goes on.
 
+import { SAMPLERS, type SamplerName } from '../diffusion/solvers.ts';
 import { type Line, readLines } from '../io/lines.ts';
 import { LARGEST } from '../recipe/field.ts';
 import { didYouMean } from '../recipe/nearest.ts';
@@ -14,6 +15,7 @@ export interface Prompt {
   readonly seed?: number;
   readonly steps?: number;
   readonly cfg_scale?: number;
+  readonly sampler?: SamplerName;
   /** File name of the picture. */
   readonly out?: string;
 }
@@ -41,6 +43,8 @@ const FIELDS: Readonly<Record<string, Check>> = {
   seed: isWhole(0),
   steps: isWhole(1),
   cfg_scale: (value) => (Number.isFinite(value) ? undefined : 'must be a number'),
+  sampler: (value) =>
+    SAMPLERS.includes(value as SamplerName) ? undefined : `must be one of ${SAMPLERS.join(', ')}`,
   out: (value) => isText(value) ?? (isInside(value as string) ? undefined : 'must be a .png name inside -o'),
 };
 

@@ -1,6 +1,7 @@
-// Pictures from prompts: captions, noise, Heun's steps with guidance, pixels, in batches of any size up to N.
+// Pictures from prompts: captions, noise, a solver's steps with guidance, pixels, in batches of up to N.
 import type { Backend } from '../backend/backend.ts';
-import { heunSteps, noiseLevels } from '../diffusion/heun.ts';
+import { noiseLevels } from '../diffusion/heun.ts';
+import { type SamplerName, SOLVERS } from '../diffusion/solvers.ts';
 import { Failure } from '../io/failure.ts';
 import type { Pixels } from '../io/png.ts';
 import { readTexts } from './captions.ts';
@@ -17,6 +18,8 @@ export interface PictureRequest {
   readonly seed: number;
   readonly steps: number;
   readonly cfg_scale: number;
+  /** As the model's recipe says when left out. */
+  readonly sampler?: SamplerName;
 }
 
 export interface Picture {
@@ -28,7 +31,8 @@ export interface Picture {
 
 /** Whether two pictures can be made in one batch. */
 export function fitTogether(a: PictureRequest, b: PictureRequest): boolean {
-  return a.steps === b.steps && a.cfg_scale === b.cfg_scale && guidanceOf(a) === guidanceOf(b);
+  if (a.steps !== b.steps || a.cfg_scale !== b.cfg_scale || a.sampler !== b.sampler) return false;
+  return guidanceOf(a) === guidanceOf(b);
 }
 
 function guidanceOf({ cfg_scale, negative_prompt }: PictureRequest): Guidance {
@@ -72,7 +76,8 @@ export class Sampler {
     const guidance = guidanceOf(first);
     const { denoiser, noise } = this.prepare(guidance, rows.length);
     const truncated = this.setCaptions(denoiser, rows, guidance);
-    const { diffusion, model } = this.model.recipe;
+    const { diffusion, model, sample } = this.model.recipe;
+    const solve = SOLVERS[first.sampler ?? sample.sampler];
     const levels = noiseLevels(first.steps, {
       sigmaMin: diffusion.sigma_min,
       sigmaMax: diffusion.sigma_max,
@@ -80,7 +85,7 @@ export class Sampler {
     });
     const denoise = (x: Float64Array, sigma: number) => denoiser.denoise(x, sigma, first.cfg_scale);
     let images = new Float64Array(0);
-    for (const x of heunSteps(denoise, noise.draw(rows.map((r) => r.seed)), levels)) {
+    for (const x of solve(denoise, noise.draw(rows.map((r) => r.seed)), levels)) {
       images = x;
       await new Promise((resolve) => setImmediate(resolve));
     }

@@ -107,6 +107,20 @@ describe('pictures', () => {
     expect(records[0]).toMatchObject({ prompt: 'an owl', seed: 3, negative_prompt: '', steps: 3, width: 16 });
   });
 
+  test('--sampler names the solver, and --from repeats it', async () => {
+    const drawn = sample(['a fox', '--steps', '3', '--sampler', 'dpmpp2m', '-o', 'dpm.png']);
+    expect(drawn.records[0].sampler).toBe('dpmpp2m');
+    const { texts } = readPngText(at('dpm.png'));
+    expect(parseParameters('png', texts[0]!.text).sampler).toBe('dpmpp2m');
+    expect(JSON.parse(texts[1]!.text).sampler).toBe('dpmpp2m');
+    expect(sample(['--from', 'dpm.png', '-o', 'dpm2.png']).err).toBe('');
+    expect(readFileSync(at('dpm2.png'))).toEqual(readFileSync(at('dpm.png')));
+    sample(['--from', 'dpm.png', '--sampler', 'heun', '-o', 'heun.png']);
+    sample(['a fox', '--steps', '3', '-o', 'plain.png']);
+    expect(readFileSync(at('heun.png'))).toEqual(readFileSync(at('plain.png')));
+    expect(pixelPart(at('heun.png'))).not.toEqual(pixelPart(at('dpm.png')));
+  });
+
   test('a run folder, several seeds, a sheet, larger pixels, a pattern', () => {
     const args = [
       'a fox',
@@ -239,6 +253,7 @@ describe('refusals', () => {
     [['-o', '-'], 2, 'a stream of prompts makes more than one PNG'],
     [['--steps', '0', 'x'], 2, '--steps'],
     [['--cfg-scale', 'nan', 'x'], 2, '--cfg-scale'],
+    [['--sampler', 'ddim', 'x'], 2, 'one of heun, euler, dpmpp2m'],
     [['--sed', '1', 'x'], 2, 'Did you mean --seed?'],
     [['--from', 'm.safetensors'], 1, 'this is not a PNG file'],
     [['-o', 'm.safetensors', 'x'], 1, 'a file of this name is in the way'],

@@ -8,6 +8,7 @@ const [threads, batchSize, preset = 'nano'] = process.argv.slice(2);
 const backend = await cpuBackend(Number(threads));
 const settings = [
   { steps: 3, cfg_scale: 3, negative_prompt: '' },
+  { steps: 3, cfg_scale: 3, negative_prompt: '', sampler: 'dpmpp2m' as const },
   { steps: 2, cfg_scale: 2, negative_prompt: 'a blue square' },
   { steps: 2, cfg_scale: 1, negative_prompt: '' },
 ];

@@ -4,7 +4,7 @@ import { describe, expect, test } from 'bun:test';
 import { type BatchOptions, batches } from '../../../src/sample/batches.ts';
 import type { BadPrompt, Prompt } from '../../../src/sample/prompts.ts';
 
-const defaults = { negative_prompt: 'blur', seed: 10, steps: 30, cfg_scale: 5 };
+const defaults = { negative_prompt: 'blur', seed: 10, steps: 30, cfg_scale: 5, sampler: 'heun' as const };
 
 async function collect(items: Iterable<Prompt | BadPrompt>, options: Partial<BatchOptions> = {}) {
   const out = [];
@@ -28,6 +28,7 @@ describe('batches', () => {
       seed: 10,
       steps: 30,
       cfg_scale: 5,
+      sampler: 'heun',
       out: null,
     });
     expect(await collect([])).toEqual([]);
@@ -38,11 +39,17 @@ describe('batches', () => {
     expect(shape(await collect(items))).toEqual([[0, 1], 'blank', [3]]);
   });
 
-  test('pictures with other steps or guidance do not share a batch', async () => {
-    const items = prompts(4).map((item, i) =>
-      i === 1 ? { ...item, steps: 2 } : i === 3 ? { ...item, cfg_scale: 1 } : item,
+  test('pictures with another sampler, other steps or guidance do not share a batch', async () => {
+    const items = prompts(6).map((item, i) =>
+      i === 4
+        ? { ...item, sampler: 'euler' as const }
+        : i === 1
+          ? { ...item, steps: 2 }
+          : i === 3
+            ? { ...item, cfg_scale: 1 }
+            : item,
     );
-    expect(shape(await collect(items))).toEqual([[0], [1], [2], [3]]);
+    expect(shape(await collect(items))).toEqual([[0], [1], [2], [3], [4], [5]]);
   });
 
   test('several pictures a prompt: seeds follow each other, names too', async () => {

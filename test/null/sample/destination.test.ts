@@ -11,6 +11,7 @@ const job = (prompt: string, given: Partial<Job> = {}): Job => ({
   seed: 7,
   steps: 1,
   cfg_scale: 1,
+  sampler: 'heun',
   out: null,
   ...given,
 });

@@ -12,7 +12,9 @@ describe('lines', () => {
   });
 
   test('a JSON line has fields of its own', () => {
-    const line = '{"prompt":"a","negative_prompt":"","seed":0,"steps":1,"cfg_scale":-1.5,"out":"x.png"}';
+    const line =
+      '{"prompt":"a","negative_prompt":"","seed":0,"steps":1,"cfg_scale":-1.5,"sampler":"euler",' +
+      '"out":"x.png"}';
     expect(parse(line)).toEqual({
       index: 3,
       prompt: 'a',
@@ -20,6 +22,7 @@ describe('lines', () => {
       seed: 0,
       steps: 1,
       cfg_scale: -1.5,
+      sampler: 'euler',
       out: 'x.png',
     });
     expect(parse(' {"prompt":"a"}')).toEqual({ index: 3, prompt: 'a' });
@@ -48,6 +51,7 @@ describe('lines', () => {
     ['{"prompt":"a","steps":0}', 'steps must be a whole number from 1, got 0'],
     ['{"prompt":"a","cfg_scale":"x"}', 'cfg_scale must be a number, got "x"'],
     ['{"prompt":"a","cfg_scale":null}', 'cfg_scale must be a number, got null'],
+    ['{"prompt":"a","sampler":"Heun"}', 'sampler must be one of heun, euler, dpmpp2m, got "Heun"'],
     ['{"prompt":"a","out":""}', 'out must be a .png name inside -o, got ""'],
     ['{"prompt":"a","out":"../x.png"}', 'out must be'],
     ['{"prompt":"a","out":"/x.png"}', 'out must be'],
