@@ -203,6 +203,8 @@ export class Strips {
         );
       });
       tensor = next;
+      // The last tensor is large and counts: it goes now, not when the collector gets to it.
+      Bun.gc(true);
     }
     const { H, W, C } = this.shapes.at(-1)!;
     const picture = backend.elemBytes.real === 8 ? new Float64Array(C * H * W) : new Float32Array(C * H * W);
