@@ -120,7 +120,7 @@ export class PictureWriter {
       width,
       height,
       model: model.name,
-      more: { model_step: model.step, scale },
+      more: { model_step: model.step, scale, ...intervalOf(job) },
     };
   }
 
@@ -146,6 +146,7 @@ export class PictureWriter {
       ...made,
       seconds: rounded,
       truncated,
+      ...intervalOf(job),
     };
   }
 
@@ -153,4 +154,8 @@ export class PictureWriter {
     this.parts.makeRoom();
     stdout.write(data);
   }
+}
+
+function intervalOf({ guidance_interval }: Job): Pick<ImageRecord, 'guidance_interval'> {
+  return guidance_interval === null ? {} : { guidance_interval };
 }

@@ -8,6 +8,13 @@ export interface NoiseLevels {
   readonly rho: number;
 }
 
+/** Noise levels from `low` to `high`, both included. */
+export type Interval = readonly [low: number, high: number];
+
+export function isInside([low, high]: Interval, sigma: number): boolean {
+  return low <= sigma && sigma <= high;
+}
+
 /** steps + 1 noise levels from sigma_max down to sigma_min, then 0 (EDM, Eq. 5). One step: sigma_max, 0. */
 export function noiseLevels(steps: number, { sigmaMin, sigmaMax, rho }: NoiseLevels): number[] {
   if (!Number.isInteger(steps) || steps < 1) {

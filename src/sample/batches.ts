@@ -1,5 +1,6 @@
 // From a stream of prompts to batches of pictures: settings filled in, seeds and names given out, order kept.
 
+import type { Interval } from '../diffusion/heun.ts';
 import type { SamplerName } from '../diffusion/solvers.ts';
 import { type BadPrompt, isBad, type Prompt } from './prompts.ts';
 import { fitTogether, type PictureRequest } from './sampler.ts';
@@ -9,6 +10,7 @@ export interface Job extends PictureRequest {
   /** Place in the output, from 0. */
   readonly index: number;
   readonly sampler: SamplerName;
+  readonly guidance_interval: Interval | null;
   /** Name that the line gives its PNG; null when it gives none. */
   readonly out: string | null;
 }
@@ -20,6 +22,8 @@ export interface JobDefaults {
   readonly steps: number;
   readonly cfg_scale: number;
   readonly sampler: SamplerName;
+  /** null: guidance acts at all noise levels. */
+  readonly guidance_interval: Interval | null;
 }
 
 export interface BatchOptions {
@@ -91,6 +95,7 @@ export function jobsOf(item: Prompt, { defaults, count = 1, seedStep = 0 }: Batc
       steps: item.steps ?? defaults.steps,
       cfg_scale: item.cfg_scale ?? defaults.cfg_scale,
       sampler: item.sampler ?? defaults.sampler,
+      guidance_interval: item.guidance_interval ?? defaults.guidance_interval,
       out: item.out === undefined ? null : count > 1 ? item.out.replace(/\.png$/i, `-${k}.png`) : item.out,
     };
   });

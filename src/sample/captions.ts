@@ -38,7 +38,7 @@ export interface Reader {
 export function readTexts(
   reader: Reader,
   texts: readonly string[],
-): { readonly values: ArrayLike<number>; readonly truncated: readonly boolean[] } {
+): { readonly values: Numbers; readonly truncated: readonly boolean[] } {
   const { words, dit } = reader.network;
   if (words) {
     const row = words.length * ROWS_PER_WORD;

@@ -70,6 +70,11 @@ export class Denoiser {
     return [...Object.values(this.read.regions), ...Object.values(this.step.regions)];
   }
 
+  /** Images that the network sees in one call of `denoise`. */
+  get rows(): number {
+    return networkRows(this.options);
+  }
+
   /** The two plans, for printing and counting. */
   get plans(): readonly Plan[] {
     return [this.read.plan, this.step.plan];

@@ -1,6 +1,7 @@
 // Prompts of a stream: a line is a prompt, or a JSON object with a prompt and settings of its own. A line
 // that cannot be used becomes an error in its place, and the rest goes on.
 
+import type { Interval } from '../diffusion/heun.ts';
 import { SAMPLERS, type SamplerName } from '../diffusion/solvers.ts';
 import { type Line, readLines } from '../io/lines.ts';
 import { LARGEST } from '../recipe/field.ts';
@@ -16,6 +17,7 @@ export interface Prompt {
   readonly steps?: number;
   readonly cfg_scale?: number;
   readonly sampler?: SamplerName;
+  readonly guidance_interval?: Interval;
   /** File name of the picture. */
   readonly out?: string;
 }
@@ -45,8 +47,15 @@ const FIELDS: Readonly<Record<string, Check>> = {
   cfg_scale: (value) => (Number.isFinite(value) ? undefined : 'must be a number'),
   sampler: (value) =>
     SAMPLERS.includes(value as SamplerName) ? undefined : `must be one of ${SAMPLERS.join(', ')}`,
+  guidance_interval: (value) => (isInterval(value) ? undefined : 'must be [low, high], noise levels from 0'),
   out: (value) => isText(value) ?? (isInside(value as string) ? undefined : 'must be a .png name inside -o'),
 };
+
+/** Two noise levels in order. */
+export function isInterval(value: unknown): value is Interval {
+  if (!Array.isArray(value) || value.length !== 2 || !value.every(Number.isFinite)) return false;
+  return 0 <= value[0] && value[0] <= value[1];
+}
 
 /** A relative path to a PNG that does not lead out of the folder it is relative to. */
 function isInside(path: string): boolean {

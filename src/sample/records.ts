@@ -22,6 +22,8 @@ export interface ImageRecord {
   readonly seconds: number;
   /** The prompt was longer than the model reads. */
   readonly truncated: boolean;
+  /** Noise levels at which guidance acted; the key is left out where it acted at all. */
+  readonly guidance_interval?: readonly [number, number];
 }
 
 /** A line that gave no picture. */
@@ -44,12 +46,13 @@ const KEYS = [
   'model',
   'seconds',
   'truncated',
+  'guidance_interval',
 ] as const satisfies (keyof ImageRecord)[];
 
 /** The record with exactly the keys of the format, in their order. */
 function ordered(record: ImageRecord | ErrorRecord): Record<string, unknown> {
   if ('error' in record) return { index: record.index, error: record.error };
-  return Object.fromEntries(KEYS.map((key) => [key, record[key]]));
+  return Object.fromEntries(KEYS.filter((key) => record[key] !== undefined).map((key) => [key, record[key]]));
 }
 
 /** A record as a line of JSON, newline included. */

@@ -1,9 +1,10 @@
 // Pictures from prompts: captions, noise, a solver's steps with guidance, pixels, in batches of up to N.
 import type { Backend } from '../backend/backend.ts';
-import { noiseLevels } from '../diffusion/heun.ts';
+import { type Interval, isInside, noiseLevels } from '../diffusion/heun.ts';
 import { type SamplerName, SOLVERS } from '../diffusion/solvers.ts';
 import { Failure } from '../io/failure.ts';
 import type { Pixels } from '../io/png.ts';
+import type { Recipe } from '../recipe/schema.ts';
 import { readTexts } from './captions.ts';
 import { Denoiser, type Guidance } from './denoiser.ts';
 import type { Model } from './model-file.ts';
@@ -20,6 +21,8 @@ export interface PictureRequest {
   readonly cfg_scale: number;
   /** As the model's recipe says when left out. */
   readonly sampler?: SamplerName;
+  /** Noise levels at which guidance acts (Kynkaanniemi et al. 2024); at all when left out. */
+  readonly guidance_interval?: Interval | null;
 }
 
 export interface Picture {
@@ -32,7 +35,13 @@ export interface Picture {
 /** Whether two pictures can be made in one batch. */
 export function fitTogether(a: PictureRequest, b: PictureRequest): boolean {
   if (a.steps !== b.steps || a.cfg_scale !== b.cfg_scale || a.sampler !== b.sampler) return false;
-  return guidanceOf(a) === guidanceOf(b);
+  return guidanceOf(a) === guidanceOf(b) && String(a.guidance_interval) === String(b.guidance_interval);
+}
+
+/** The noise levels of n steps, as a model's recipe spreads them. */
+export function levelsOf({ diffusion }: Pick<Recipe, 'diffusion'>, steps: number): number[] {
+  const { sigma_min, sigma_max, rho } = diffusion;
+  return noiseLevels(steps, { sigmaMin: sigma_min, sigmaMax: sigma_max, rho });
 }
 
 function guidanceOf({ cfg_scale, negative_prompt }: PictureRequest): Guidance {
@@ -73,17 +82,19 @@ export class Sampler {
     }
     const rows = [...requests];
     while (this.pad && rows.length < this.batchSize) rows.push(first);
-    const guidance = guidanceOf(first);
-    const { denoiser, noise } = this.prepare(guidance, rows.length);
-    const truncated = this.setCaptions(denoiser, rows, guidance);
-    const { diffusion, model, sample } = this.model.recipe;
+    const { model, sample } = this.model.recipe;
     const solve = SOLVERS[first.sampler ?? sample.sampler];
-    const levels = noiseLevels(first.steps, {
-      sigmaMin: diffusion.sigma_min,
-      sigmaMax: diffusion.sigma_max,
-      rho: diffusion.rho,
-    });
-    const denoise = (x: Float64Array, sigma: number) => denoiser.denoise(x, sigma, first.cfg_scale);
+    const levels = levelsOf(this.model.recipe, first.steps);
+    const interval = first.guidance_interval;
+    // Outside of the interval the plan without guidance runs: half of the rows, half of the time.
+    const guidanceAt = (sigma: number): Guidance =>
+      interval && !isInside(interval, sigma) ? 'none' : guidanceOf(first);
+    const kinds = new Set(levels.slice(0, -1).map(guidanceAt)); // no solver looks at level 0
+    const prepared = new Map([...kinds].map((kind) => [kind, this.prepare(kind, rows.length)]));
+    const truncated = this.setCaptions(prepared, rows);
+    const denoise = (x: Float64Array, sigma: number) =>
+      prepared.get(guidanceAt(sigma))!.denoiser.denoise(x, sigma, first.cfg_scale);
+    const { noise } = prepared.get(guidanceAt(levels[0]!))!;
     let images = new Float64Array(0);
     for (const x of solve(denoise, noise.draw(rows.map((r) => r.seed)), levels)) {
       images = x;
@@ -134,16 +145,18 @@ export class Sampler {
     this.prepared.delete(key);
   }
 
-  /** Returns which requests were cut. */
+  /** Gives the captions to all that were prepared. Returns which requests were cut. */
   private setCaptions(
-    denoiser: Denoiser,
+    prepared: ReadonlyMap<Guidance, Prepared>,
     requests: readonly PictureRequest[],
-    guidance: Guidance,
   ): boolean[] {
     const texts = requests.map((r) => r.prompt);
-    if (guidance === 'negative') texts.push(...requests.map((r) => r.negative_prompt));
+    if (prepared.has('negative')) texts.push(...requests.map((r) => r.negative_prompt));
     const { values, truncated: cut } = readTexts(this.model, texts);
-    denoiser.setCaptions(values);
+    const prompts = values.subarray(0, (values.length / texts.length) * requests.length);
+    for (const [guidance, { denoiser }] of prepared) {
+      denoiser.setCaptions(guidance === 'negative' ? values : prompts);
+    }
     return requests.map((_, n) => cut[n]! || (cut[n + requests.length] ?? false));
   }
 }

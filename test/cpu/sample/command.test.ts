@@ -121,6 +121,21 @@ describe('pictures', () => {
     expect(pixelPart(at('heun.png'))).not.toEqual(pixelPart(at('dpm.png')));
   });
 
+  test('--guidance-interval stands in record and picture, and --from repeats it', () => {
+    const how = ['a fox', '--steps', '3'];
+    const drawn = sample([...how, '--guidance-interval', '0.1,10', '-o', 'interval.png']);
+    expect([drawn.err, drawn.records[0].guidance_interval]).toEqual(['', [0.1, 10]]);
+    sample(['--from', 'interval.png', '-o', 'interval2.png']);
+    expect(readFileSync(at('interval2.png'))).toEqual(readFileSync(at('interval.png')));
+    expect(pixelPart(at('interval.png'))).not.toEqual(pixelPart(at(sample(how).records[0].file)));
+    const line = '{"prompt": "a fox", "guidance_interval": [0.1, 10]}';
+    const { records } = sample(['--steps', '3', '-o', 'interval'], line);
+    expect(pixelPart(at(records[0].file))).toEqual(pixelPart(at('interval.png')));
+    expect(sample([...how, '--guidance-interval', '900,1000']).err).toBe(
+      'warning: no noise level lies from 900 to 1000: nothing is guided\n',
+    );
+  });
+
   test('a run folder, several seeds, a sheet, larger pixels, a pattern', () => {
     const args = [
       'a fox',
@@ -254,6 +269,8 @@ describe('refusals', () => {
     [['--steps', '0', 'x'], 2, '--steps'],
     [['--cfg-scale', 'nan', 'x'], 2, '--cfg-scale'],
     [['--sampler', 'ddim', 'x'], 2, 'one of heun, euler, dpmpp2m'],
+    [['--guidance-interval', '5,1', 'x'], 2, 'expected two noise levels in order'],
+    [['--guidance-interval', 'x', 'x'], 2, 'expected a list of numbers'],
     [['--sed', '1', 'x'], 2, 'Did you mean --seed?'],
     [['--from', 'm.safetensors'], 1, 'this is not a PNG file'],
     [['-o', 'm.safetensors', 'x'], 1, 'a file of this name is in the way'],

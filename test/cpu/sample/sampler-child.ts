@@ -9,6 +9,7 @@ const backend = await cpuBackend(Number(threads));
 const settings = [
   { steps: 3, cfg_scale: 3, negative_prompt: '' },
   { steps: 3, cfg_scale: 3, negative_prompt: '', sampler: 'dpmpp2m' as const },
+  { steps: 3, cfg_scale: 3, negative_prompt: '', guidance_interval: [0.1, 10] as const },
   { steps: 2, cfg_scale: 2, negative_prompt: 'a blue square' },
   { steps: 2, cfg_scale: 1, negative_prompt: '' },
 ];

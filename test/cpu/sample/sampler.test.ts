@@ -1,12 +1,16 @@
 // Sampling on the processor: a picture depends on its own request alone, to the bit; guidance; saved models.
-import { afterAll, describe, expect, test } from 'bun:test';
+import { afterAll, describe, expect, spyOn, test } from 'bun:test';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Safetensors } from '../../../src/io/safetensors.ts';
+import { heun } from '../../../src/diffusion/heun.ts';
+import { readTexts } from '../../../src/sample/captions.ts';
+import { Denoiser } from '../../../src/sample/denoiser.ts';
 import { loadModel, saveModel } from '../../../src/sample/model-file.ts';
 import { SampleNoise } from '../../../src/sample/noise.ts';
-import { type PictureRequest, Sampler, sampleImages } from '../../../src/sample/sampler.ts';
+import { pixelsOf } from '../../../src/sample/pixels.ts';
+import { levelsOf, type PictureRequest, Sampler, sampleImages } from '../../../src/sample/sampler.ts';
 import { writeWeight } from '../../../src/sample/weights.ts';
 import { bothBackends } from '../op-case.ts';
 import { tinyModel } from './tiny-model.ts';
@@ -35,9 +39,9 @@ describe('equal bits', () => {
   test('at batch sizes 1 to 8 and 1 to 3 threads, wherever a picture stands in the stream', () => {
     const first = child(1, 1);
     const lines = first.trim().split('\n');
-    expect(lines.length).toBe(40);
+    expect(lines.length).toBe(50);
     // The list holds each request of a setting twice where seeds meet again: places 0 and 9 have equal ones.
-    expect(new Set(lines).size).toBeGreaterThan(27);
+    expect(new Set(lines).size).toBeGreaterThan(33);
     for (const [threads, batchSize] of [
       [1, 2],
       [2, 3],
@@ -117,6 +121,63 @@ describe('what a picture depends on', () => {
     const square = drawn.reduce((sum, v) => sum + v * v, 0) / drawn.length;
     expect(Math.abs(mean)).toBeLessThan(0.1);
     expect(Math.abs(square - 1)).toBeLessThan(0.2);
+  });
+});
+
+describe('a guidance interval', () => {
+  const model = tinyModel(f32);
+  const draw = async (given: Partial<PictureRequest>) =>
+    (await sampleImages(f32, model, [request({ steps: 4, ...given })]))[0]!;
+  const levels = levelsOf(model.recipe, 4);
+  const negatives = ['', 'blue'];
+
+  test.each(negatives)(
+    'around all levels it changes nothing, around none guidance is off (%j)',
+    async (n) => {
+      const plain = await draw({ negative_prompt: n });
+      const all = [levels[3]!, levels[0]!] as const;
+      expect(await draw({ negative_prompt: n, guidance_interval: all })).toEqual(plain);
+      expect(await draw({ negative_prompt: n, guidance_interval: [0, 1e9] })).toEqual(plain);
+      const free = await draw({ cfg_scale: 1 });
+      expect(free).not.toEqual(plain);
+      expect(await draw({ negative_prompt: n, guidance_interval: [100, 200] })).toEqual(free);
+    },
+  );
+
+  test.each(negatives)('inside it the guided plan runs, outside the one of half the rows (%j)', async (n) => {
+    const interval = [levels[2]!, levels[1]!] as const;
+    const make = (guidance: 'none' | 'zero' | 'negative', texts: string[]) => {
+      const { network, weights, recipe } = model;
+      const sigmaData = recipe.diffusion.sigma_data;
+      const denoiser = new Denoiser({ backend: f32, network, weights, sigmaData, batch: 1, guidance });
+      denoiser.setCaptions(readTexts(model, texts).values);
+      return denoiser;
+    };
+    const text = request().prompt;
+    const guided = n === '' ? make('zero', [text]) : make('negative', [text, n]);
+    const free = make('none', [text]);
+    const { in_channels, input_size } = model.recipe.model;
+    const noise = new SampleNoise(f32, 1, [in_channels, input_size, input_size]).draw([1]);
+    const inside = (sigma: number) => sigma === levels[1] || sigma === levels[2];
+    const D = (x: Float64Array, sigma: number) => (inside(sigma) ? guided : free).denoise(x, sigma, 3);
+    const expected = pixelsOf(heun(D, noise, { levels }), 0, input_size);
+
+    const rows: number[] = [];
+    const original = Denoiser.prototype.denoise;
+    const spy = spyOn(Denoiser.prototype, 'denoise').mockImplementation(function (
+      this: Denoiser,
+      ...args: Parameters<typeof original>
+    ) {
+      rows.push(this.rows);
+      return original.apply(this, args);
+    });
+    const picture = await draw({ negative_prompt: n, guidance_interval: interval });
+    spy.mockRestore();
+    expect(picture.pixels).toEqual(expected);
+    // Heun looks at level 0, at 1 twice, at 2 twice, at 3 twice.
+    expect(rows).toEqual([1, 2, 2, 2, 2, 1, 1]);
+    expect(picture).not.toEqual(await draw({ negative_prompt: n }));
+    expect(picture).not.toEqual(await draw({ cfg_scale: 1 }));
   });
 });
 

@@ -4,7 +4,14 @@ import { describe, expect, test } from 'bun:test';
 import { type BatchOptions, batches } from '../../../src/sample/batches.ts';
 import type { BadPrompt, Prompt } from '../../../src/sample/prompts.ts';
 
-const defaults = { negative_prompt: 'blur', seed: 10, steps: 30, cfg_scale: 5, sampler: 'heun' as const };
+const defaults = {
+  negative_prompt: 'blur',
+  seed: 10,
+  steps: 30,
+  cfg_scale: 5,
+  sampler: 'heun' as const,
+  guidance_interval: null,
+};
 
 async function collect(items: Iterable<Prompt | BadPrompt>, options: Partial<BatchOptions> = {}) {
   const out = [];
@@ -29,6 +36,7 @@ describe('batches', () => {
       steps: 30,
       cfg_scale: 5,
       sampler: 'heun',
+      guidance_interval: null,
       out: null,
     });
     expect(await collect([])).toEqual([]);
@@ -40,16 +48,18 @@ describe('batches', () => {
   });
 
   test('pictures with another sampler, other steps or guidance do not share a batch', async () => {
-    const items = prompts(6).map((item, i) =>
-      i === 4
-        ? { ...item, sampler: 'euler' as const }
-        : i === 1
-          ? { ...item, steps: 2 }
-          : i === 3
-            ? { ...item, cfg_scale: 1 }
-            : item,
+    const items = prompts(7).map((item, i) =>
+      i === 6
+        ? { ...item, guidance_interval: [0, 1] as const }
+        : i === 4
+          ? { ...item, sampler: 'euler' as const }
+          : i === 1
+            ? { ...item, steps: 2 }
+            : i === 3
+              ? { ...item, cfg_scale: 1 }
+              : item,
     );
-    expect(shape(await collect(items))).toEqual([[0], [1], [2], [3], [4], [5]]);
+    expect(shape(await collect(items))).toEqual([[0], [1], [2], [3], [4], [5], [6]]);
   });
 
   test('several pictures a prompt: seeds follow each other, names too', async () => {

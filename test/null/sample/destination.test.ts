@@ -12,6 +12,7 @@ const job = (prompt: string, given: Partial<Job> = {}): Job => ({
   steps: 1,
   cfg_scale: 1,
   sampler: 'heun',
+  guidance_interval: null,
   out: null,
   ...given,
 });

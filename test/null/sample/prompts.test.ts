@@ -14,7 +14,7 @@ describe('lines', () => {
   test('a JSON line has fields of its own', () => {
     const line =
       '{"prompt":"a","negative_prompt":"","seed":0,"steps":1,"cfg_scale":-1.5,"sampler":"euler",' +
-      '"out":"x.png"}';
+      '"guidance_interval":[0,5],"out":"x.png"}';
     expect(parse(line)).toEqual({
       index: 3,
       prompt: 'a',
@@ -23,6 +23,7 @@ describe('lines', () => {
       steps: 1,
       cfg_scale: -1.5,
       sampler: 'euler',
+      guidance_interval: [0, 5],
       out: 'x.png',
     });
     expect(parse(' {"prompt":"a"}')).toEqual({ index: 3, prompt: 'a' });
@@ -52,6 +53,8 @@ describe('lines', () => {
     ['{"prompt":"a","cfg_scale":"x"}', 'cfg_scale must be a number, got "x"'],
     ['{"prompt":"a","cfg_scale":null}', 'cfg_scale must be a number, got null'],
     ['{"prompt":"a","sampler":"Heun"}', 'sampler must be one of heun, euler, dpmpp2m, got "Heun"'],
+    ['{"prompt":"a","guidance_interval":[2,1]}', 'guidance_interval must be [low, high]'],
+    ['{"prompt":"a","guidance_interval":3}', 'guidance_interval must be [low, high]'],
     ['{"prompt":"a","out":""}', 'out must be a .png name inside -o, got ""'],
     ['{"prompt":"a","out":"../x.png"}', 'out must be'],
     ['{"prompt":"a","out":"/x.png"}', 'out must be'],

@@ -27,6 +27,9 @@ test('a line of JSON has exactly the keys of the format, in their order', () => 
       '"file":"out/000004.png","width":32,"height":32,"steps":30,"cfg_scale":"Infinity","sampler":"heun",' +
       '"model":"emoji","seconds":0.25,"truncated":false}\n',
   );
+  expect(jsonRecord({ ...record, guidance_interval: [0.5, 2] })).toEndWith(
+    '"truncated":false,"guidance_interval":[0.5,2]}\n',
+  );
   expect(jsonRecord({ index: 5, error: 'the line is blank' })).toBe(
     '{"index":5,"error":"the line is blank"}\n',
   );
