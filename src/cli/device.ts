@@ -1,5 +1,5 @@
 // Flags that choose where to compute, and the backend they mean. A device that was asked for is never
-// replaced by another; `auto` says what it chose.
+// replaced by another; `auto` says what it chose, where there is a driver or where it was asked for.
 
 import type { Backend } from '../backend/backend.ts';
 import { Failure } from '../io/failure.ts';
@@ -8,9 +8,12 @@ import { flag, type FlagValues, usage } from './flags.ts';
 import type { Log } from './log.ts';
 
 export const DEVICE_FLAGS = {
-  device: flag(text('auto', 'Where to compute; auto: MICRODIFF_DEVICE, else a GPU if there is one'), {
-    hint: 'auto|cpu|cuda|cuda:N',
-  }),
+  device: flag(
+    text(undefined, 'Where to compute (default: MICRODIFF_DEVICE, else auto: a GPU if there is one)'),
+    {
+      hint: 'auto|cpu|cuda|cuda:N',
+    },
+  ),
   precision: flag(choice('bf16', ['bf16', 'fp32'], 'Arithmetic on a GPU; sums are float32 in both')),
   'no-graph': flag(bool(false, 'On a GPU, queue kernel after kernel; gives the same numbers, slower')),
   threads: flag(int(0, { min: 0, max: 1024 }, 'Threads on the CPU (0 = one a core)')),
@@ -30,9 +33,11 @@ export async function openDevice(
   log: Pick<Log, 'info'>,
   env: Readonly<NodeJS.ProcessEnv> = process.env,
 ): Promise<Backend> {
-  const asked = parseDevice(values.device === 'auto' ? (env.MICRODIFF_DEVICE ?? 'auto') : values.device);
-  const chosen = asked === 'auto' ? await chooseDevice() : { device: asked, why: '' };
-  if (chosen.why) log.info(`device: ${chosen.device === 'cpu' ? 'cpu' : 'cuda:0'}, ${chosen.why}`);
+  const asked = parseDevice(values.device ?? env.MICRODIFF_DEVICE ?? 'auto');
+  const chosen = asked === 'auto' ? await chooseDevice() : { device: asked, why: '', driver: true };
+  // Where there is nothing to choose from, the line would be noise unless it was asked for.
+  if (chosen.why && (chosen.driver || values.device !== undefined))
+    log.info(`device: ${chosen.device === 'cpu' ? 'cpu' : 'cuda:0'}, ${chosen.why}`);
   if (chosen.device === 'cpu') {
     const { cpuBackend } = await import('../backend/cpu.ts');
     return cpuBackend(values.threads, { bf16: values['cpu-bf16'] ?? false });
@@ -60,17 +65,18 @@ export function parseDevice(word: string): 'auto' | 'cpu' | number {
 }
 
 /** The first GPU where a driver shows one, else the CPU; a driver that does not work counts as none. */
-async function chooseDevice(): Promise<{ device: 'cpu' | number; why: string }> {
+async function chooseDevice(): Promise<{ device: 'cpu' | number; why: string; driver: boolean }> {
   const { openCuda } = await import('../../ffi/cuda.ts');
   const { LibraryMissing } = await import('../../ffi/library.ts');
   try {
     const cuda = await openCuda();
-    if (cuda.deviceCount === 0) return { device: 'cpu', why: 'the NVIDIA driver shows no GPU' };
+    if (cuda.deviceCount === 0) return { device: 'cpu', why: 'the NVIDIA driver shows no GPU', driver: true };
     const { name, memory } = cuda.deviceFacts(0);
-    return { device: 0, why: `${name}, ${(memory / 2 ** 30).toFixed(0)} GiB` };
+    return { device: 0, why: `${name}, ${(memory / 2 ** 30).toFixed(0)} GiB`, driver: true };
   } catch (error) {
-    if (error instanceof LibraryMissing) return { device: 'cpu', why: 'no NVIDIA driver was found' };
-    if (error instanceof Failure) return { device: 'cpu', why: error.message };
+    if (error instanceof LibraryMissing)
+      return { device: 'cpu', why: 'no NVIDIA driver was found', driver: false };
+    if (error instanceof Failure) return { device: 'cpu', why: error.message, driver: true };
     throw error;
   }
 }

@@ -6,12 +6,12 @@ import { makeFolder } from '../io/atomic.ts';
 import { Failure } from '../io/failure.ts';
 import { type ImageSettings, settingsOf } from '../io/parameters.ts';
 import { readPngText } from '../io/png.ts';
-import { Safetensors } from '../io/safetensors.ts';
+import { openTensors } from '../io/open-tensors.ts';
 import { bool, choice, int, LARGEST, real, reals, text } from '../recipe/field.ts';
 import { type BatchOptions, batches, type Job, jobsOf } from '../sample/batches.ts';
 import { type Destination, destinationOf, Names } from '../sample/destination.ts';
 import { findModel } from '../sample/find-model.ts';
-import { loadModel, provenanceOf } from '../sample/model-file.ts';
+import { hasRecipe, loadModel, provenanceOf } from '../sample/model-file.ts';
 import {
   type BadPrompt,
   isBad,
@@ -20,6 +20,7 @@ import {
   promptsOfArguments,
   readPrompts,
 } from '../sample/prompts.ts';
+import { loadPublished, publishedRecipe } from '../sample/published.ts';
 import { levelsOf, Sampler } from '../sample/sampler.ts';
 import { type Call, command } from './command.ts';
 import { COMPUTE_FLAGS, openDevice } from './device.ts';
@@ -29,10 +30,12 @@ import { PictureWriter, SHEET_LIMIT } from './pictures.ts';
 import { stdout } from './stdout.ts';
 
 const FLAGS = {
-  model: flag(text(undefined, 'Model: a name, a .safetensors file or a run folder'), {
+  model: flag(text(undefined, 'Model: a name, a file of weights or a run folder'), {
     alias: 'm',
     hint: 'NAME|FILE|RUN',
   }),
+  clip: flag(text(undefined, 'Text tower of published weights'), { hint: 'FILE' }),
+  vae: flag(text(undefined, 'Autoencoder of published weights'), { hint: 'FILE' }),
   prompt: manyFlag(text(undefined, 'What to draw'), { alias: 'p', hint: 'TEXT' }),
   'negative-prompt': flag(text('', 'What to steer away from'), { alias: 'n', hint: 'TEXT' }),
   steps: flag(int(undefined, { min: 1, max: 10000 }, 'Steps of the sampler (default: as the recipe says)')),
@@ -94,6 +97,7 @@ export const sample = command({
     ],
     ['microdiff sample "a fox" -o - | display', 'the PNG itself on stdout'],
     ['microdiff sample --from a-fox-0.png --seed 1', 'the same settings, another seed'],
+    ['microdiff sample -m microdit.pt --clip clip.bin --vae vae.safetensors "a fox"', 'published weights'],
   ],
   run: (call) => run(call),
 });
@@ -108,8 +112,9 @@ async function run(call: Call<typeof FLAGS>): Promise<number> {
 
   const found = findModel(values.model ?? old.model);
   log.debug(`model ${found.name}: ${found.path}`);
-  using file = Safetensors.open(found.path);
-  const { recipe, step } = provenanceOf(file);
+  using file = openTensors(found.path);
+  const own = hasRecipe(file);
+  const { recipe, step } = own ? provenanceOf(file) : { recipe: publishedRecipe(file), step: null };
   const options: BatchOptions = {
     size: values['batch-size'],
     count: values.count,
@@ -145,7 +150,8 @@ async function run(call: Call<typeof FLAGS>): Promise<number> {
   if (destination.kind !== 'stream') makeFolder(destination.folder);
 
   const backend = await openDevice(values, log);
-  const model = loadModel(backend, file, found.name);
+  const parts = { clip: values.clip, vae: values.vae };
+  const model = own ? loadModel(backend, file, found.name) : loadPublished(backend, file, found.name, parts);
   const code = await drawAll(call, items, options, new Sampler(backend, model, options.size), writer, known);
   if (values.grid !== undefined && (await writer.drawSheet(values.grid))) {
     log.info(`sheet: ${values.grid}`);

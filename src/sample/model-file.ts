@@ -2,7 +2,8 @@
 // metadata the recipe that they belong to. Saved from a flat buffer; loaded with suspicion.
 import type { Backend, Region } from '../backend/backend.ts';
 import { Failure } from '../io/failure.ts';
-import type { Safetensors } from '../io/safetensors.ts';
+import type { Pixels } from '../io/png.ts';
+import type { TensorFile } from '../io/tensor-file.ts';
 import { type TensorToWrite, writeSafetensors } from '../io/safetensors_write.ts';
 import type { Parameters } from '../plan/params.ts';
 import { recipeToml, resolveRecipe } from '../recipe/resolve.ts';
@@ -40,12 +41,20 @@ export interface SavedWeights {
   readonly dtype?: 'F32' | 'BF16';
 }
 
+/** From what a network works on, where those are no pictures, to pictures. */
+export interface PictureDecoder {
+  /** Picture n of a batch of latents; null where a number is not finite. */
+  decode(latents: ArrayLike<number>, n: number): Pixels | null;
+}
+
 /** A loaded model, ready to sample from. */
 export interface Model extends Reader {
   readonly weights: LoadedWeights;
   readonly recipe: Recipe;
   /** Steps of training; null when the file does not say. */
   readonly step: number | null;
+  /** Where the network works on latents. */
+  readonly decoder?: PictureDecoder;
 }
 
 const KEY = {
@@ -73,8 +82,13 @@ export function saveModel(path: string, saved: SavedWeights, from: Provenance): 
   writeSafetensors(path, tensors, { metadata });
 }
 
+/** Whether a file says itself how it was made. */
+export function hasRecipe(file: TensorFile): boolean {
+  return file.metadata.has(KEY.recipe);
+}
+
 /** The provenance that a model file carries; throws a Failure when it has no recipe or a broken one. */
-export function provenanceOf(file: Safetensors): Omit<Provenance, 'step'> & Pick<Model, 'step'> {
+export function provenanceOf(file: TensorFile): Omit<Provenance, 'step'> & Pick<Model, 'step'> {
   const toml = file.metadata.get(KEY.recipe);
   const version = file.metadata.get(KEY.version) ?? 'unknown';
   if (toml === undefined) {
@@ -104,7 +118,7 @@ function readRecipe(path: string, toml: string, version: string): Recipe {
  * Loads a model into new memory of the backend. Sizes are compared before any memory is taken: a file of
  * another model, or one whose recipe asks for more than it holds, is a Failure.
  */
-export function loadModel(backend: Backend, file: Safetensors, name: string): Model {
+export function loadModel(backend: Backend, file: TensorFile, name: string): Model {
   const { recipe, step } = provenanceOf(file);
   const { model, text, image } = recipe;
   const blocks = model.depth + (model.use_patch_mixer ? model.patch_mixer_depth : 0);

@@ -100,8 +100,9 @@ export class Sampler {
       images = x;
       await new Promise((resolve) => setImmediate(resolve));
     }
+    const { decoder } = this.model;
     return requests.map((_, n) => ({
-      pixels: pixelsOf(images, n, model.input_size),
+      pixels: decoder ? decoder.decode(images, n) : pixelsOf(images, n, model.input_size),
       truncated: truncated[n]!,
     }));
   }

@@ -1,10 +1,11 @@
 // --device: what cannot be had is refused with the reason, never replaced; auto says what it chose.
 
 import { expect, test } from 'bun:test';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseDevice } from '../../../src/cli/device.ts';
+import { openDevice, parseDevice } from '../../../src/cli/device.ts';
+import { createLog } from '../../../src/cli/log.ts';
 import { Failure } from '../../../src/io/failure.ts';
 
 const MAIN = `${import.meta.dir}/../../../src/cli/main.ts`;
@@ -38,3 +39,17 @@ test('a word that is no device: exit code 2', () => {
   expect(exitCode).toBe(2);
   expect(stderr.toString()).toContain('--device: gpu is none of auto, cpu, cuda, cuda:N');
 });
+
+test.skipIf(existsSync('/dev/nvidiactl'))(
+  'auto is silent where there is no driver, unless it was asked for',
+  async () => {
+    const lines: string[] = [];
+    const log = createLog({ write: (line) => lines.push(line) });
+    const values = { precision: 'bf16', 'no-graph': false, threads: 1 } as const;
+    const env = { MICRODIFF_DEVICE: 'auto' };
+    await openDevice({ ...values, device: undefined }, log, env).catch(() => {});
+    expect(lines).toEqual([]);
+    await openDevice({ ...values, device: 'auto' }, log, env).catch(() => {});
+    expect(lines).toEqual(['device: cpu, no NVIDIA driver was found\n']);
+  },
+);

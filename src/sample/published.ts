@@ -1,0 +1,136 @@
+// Published weights: a bare state_dict of MicroDiT, with the CLIP text tower and the autoencoder that it was
+// trained with in files of their own, as one model that draws pictures.
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import type { Backend } from '../backend/backend.ts';
+import { EXIT, Failure } from '../io/failure.ts';
+import { openTensors } from '../io/open-tensors.ts';
+import type { Pixels } from '../io/png.ts';
+import type { TensorFile } from '../io/tensor-file.ts';
+import { resolveRecipe } from '../recipe/resolve.ts';
+import type { Recipe } from '../recipe/schema.ts';
+import { type ClipTextConfig, clipTextConfig, DFN5B_TEXT } from '../text/clip-config.ts';
+import { readVaeConfig, type VaeConfig } from '../vae/config.ts';
+import { unscaleLatents } from '../vae/posterior.ts';
+import { Vae } from './autoencoder.ts';
+import { ClipEncoder } from './clip-encoder.ts';
+import { guessContent } from './guess.ts';
+import type { Model, PictureDecoder } from './model-file.ts';
+import { declareNetwork } from './network.ts';
+import { pixelsOf } from './pixels.ts';
+import { allocWeights, checkWeights, freeWeights, loadWeights } from './weights.ts';
+
+/** Files that stand beside the weights of the transformer. */
+export interface Parts {
+  readonly clip?: string | undefined;
+  readonly vae?: string | undefined;
+}
+
+/** The SDXL autoencoder, where no config.json lies beside the file. */
+const SDXL_VAE = {
+  block_out_channels: [128, 256, 512, 512],
+  layers_per_block: 2,
+  latent_channels: 4,
+  norm_num_groups: 32,
+  scaling_factor: 0.13025,
+};
+
+/** Steps and guidance where the user names none: those of the paper's samples. */
+const SAMPLE = { steps: 30, cfg_scale: 5 };
+
+/** The recipe that a bare state_dict of MicroDiT stands for; a Failure where it is no known one. */
+export function publishedRecipe(file: TensorFile): Recipe {
+  const { what, preset, ...sizes } = guessContent(file.tensors);
+  if (what !== 'MicroDiT' || typeof preset !== 'string') {
+    const why = what === 'MicroDiT' ? 'is a MicroDiT of no known preset' : `is no MicroDiT (${what})`;
+    throw new Failure({
+      what: file.path,
+      why,
+      fix: 'Use a file that microdiff train wrote, or published weights',
+    });
+  }
+  const [in_channels, input_size, caption_channels] = [
+    sizes.in_channels,
+    sizes.input_size,
+    sizes.caption_channels,
+  ].map(Number);
+  const model = { preset, in_channels, input_size, caption_channels };
+  const values = { model, text: { length: DFN5B_TEXT.context }, sample: SAMPLE };
+  return resolveRecipe({ given: { origin: file.path, values } }).recipe;
+}
+
+/** Loads transformer, text tower and autoencoder. Throws a Failure that names the part that is missing. */
+export function loadPublished(backend: Backend, file: TensorFile, name: string, parts: Parts): Model {
+  const recipe = publishedRecipe(file);
+  if (parts.clip === undefined || parts.vae === undefined) {
+    throw new Failure({
+      what: name,
+      why: 'holds the transformer alone: it needs the text tower and the autoencoder of its training',
+      fix: 'Give both: --clip FILE --vae FILE',
+      code: EXIT.usage,
+    });
+  }
+  const network = declareNetwork(recipe.model, null);
+  checkWeights(network.parameters, file, file.prefix);
+  const owned: (() => void)[] = [];
+  try {
+    using text = openTensors(parts.clip);
+    const captions = ClipEncoder.load(backend, clipConfigOf(text), text);
+    owned.push(() => captions.free());
+    using pictures = openTensors(parts.vae);
+    const vae = Vae.load(backend, vaeConfigOf(pictures), pictures);
+    owned.push(() => vae.free());
+    const { latent_channels } = vae.config;
+    if (latent_channels !== recipe.model.in_channels) {
+      const why = `has latents of ${latent_channels} channels, ${name} works on ${recipe.model.in_channels}`;
+      throw new Failure({ what: parts.vae, why, fix: 'Use the autoencoder that it was trained with' });
+    }
+    const weights = allocWeights(backend, network.parameters);
+    owned.push(() => freeWeights(weights));
+    loadWeights(backend, weights, network.parameters, file, file.prefix);
+    return { name, network, weights, recipe, step: null, captions, decoder: latentDecoder(vae, recipe) };
+  } catch (error) {
+    for (const free of owned) free();
+    throw error;
+  }
+}
+
+/** Bytes that decoding a picture may take beside the weights; larger ones are decoded in strips. */
+const DECODER_BYTES = 2 ** 31;
+
+function latentDecoder(vae: Vae, recipe: Recipe): PictureDecoder {
+  const { in_channels: C, input_size: side } = recipe.model;
+  const size = { height: side, width: side };
+  const count = C * side * side;
+  return {
+    decode(latents, n): Pixels | null {
+      const latent = Float64Array.from({ length: count }, (_, i) => latents[n * count + i]!);
+      if (!latent.every(Number.isFinite)) return null;
+      const planes = vae.decode(unscaleLatents(vae.config, latent, side * side), size, DECODER_BYTES);
+      return pixelsOf(planes, 0, Math.sqrt(planes.length / 3));
+    },
+  };
+}
+
+/** FILE.config.json (without FILE's own ending), else one of the given names in FILE's folder. */
+function configBeside(path: string, names: readonly string[]): { path: string; json: unknown } | null {
+  const stem = path.replace(/(\.weights)?\.[^./]+$/, '');
+  const places = [`${stem}.config.json`, ...names.map((name) => join(dirname(path), name))];
+  const found = places.find((place) => existsSync(place));
+  if (found === undefined) return null;
+  try {
+    return { path: found, json: JSON.parse(readFileSync(found, 'utf8')) };
+  } catch (error) {
+    throw new Failure({ what: found, why: error instanceof Error ? error.message : String(error) });
+  }
+}
+
+function clipConfigOf(file: TensorFile): ClipTextConfig {
+  const beside = configBeside(file.path, ['open_clip_config.json']);
+  return beside ? clipTextConfig(beside.json, beside.path) : DFN5B_TEXT;
+}
+
+function vaeConfigOf(file: TensorFile): VaeConfig {
+  const beside = configBeside(file.path, ['config.json']);
+  return beside ? readVaeConfig(beside.json, beside.path) : readVaeConfig(SDXL_VAE, file.path);
+}
