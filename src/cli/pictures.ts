@@ -1,12 +1,15 @@
 // What `sample` writes: PNGs with their settings in them, a record for each, and the sheet of all.
 
+import { existsSync, readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { makeFolder, writeWholeFile } from '../io/atomic.ts';
+import { cleanLeftovers, makeFolder, writeWholeFile } from '../io/atomic.ts';
 import { Failure } from '../io/failure.ts';
 import { withCanvas } from '../io/figure/canvas.ts';
 import type { ImageSettings } from '../io/parameters.ts';
+import { decodeRecord, type JsonRecord } from '../io/jsonl.ts';
+import { osFailure } from '../io/oserror.ts';
 import { settingsTexts } from '../io/parameters.ts';
-import { encodePng, type Pixels } from '../io/png.ts';
+import { checkWholePng, encodePng, type Pixels, type PngText, pngTextOf } from '../io/png.ts';
 import type { Job } from '../sample/batches.ts';
 import type { Destination, Names } from '../sample/destination.ts';
 import type { Model } from '../sample/model-file.ts';
@@ -16,6 +19,8 @@ import type { Picture } from '../sample/sampler.ts';
 import { stdout } from './stdout.ts';
 import { version } from './version.ts';
 
+type Size = Pick<Pixels, 'width' | 'height'>;
+
 export type Format = 'jsonl' | 'msgpack';
 
 interface Parts {
@@ -24,10 +29,20 @@ interface Parts {
   readonly names: Names | null;
   readonly format: Format;
   readonly scale: number;
+  /** Pictures whose file is there are not made again. */
+  readonly skipExisting: boolean;
   readonly model: Pick<Model, 'name' | 'step'>;
+  /** Called with why a file that is there is made again. */
+  readonly onReplaced: (why: string) => void;
   /** Called before anything is written on standard output. */
   readonly makeRoom: () => void;
 }
+
+/** What is to be done for one picture: drawn into `file`, nothing (its record is at hand), or no way. */
+export type Placed =
+  | { readonly file: string | null }
+  | { readonly there: ImageRecord }
+  | { readonly error: string };
 
 /** Pictures that fit on a sheet; those after are left out, and that is said. */
 export const SHEET_LIMIT = 1024;
@@ -37,6 +52,9 @@ export class PictureWriter {
   errors = 0;
   pictures = 0;
   truncated = 0;
+  /** Pictures that were there already. */
+  skipped = 0;
+  private readonly cleaned = new Set<string>();
   private readonly sheet: { pixels: Pixels; caption: string }[] = [];
 
   constructor(
@@ -44,25 +62,33 @@ export class PictureWriter {
     private readonly withSheet: boolean,
   ) {}
 
+  /** Gives a picture its name; in the order of the stream, since names depend on those before. */
+  place(job: Job): Placed {
+    const { names, skipExisting } = this.parts;
+    if (!names) return { file: null };
+    const place = names.place(job);
+    if ('error' in place) return place;
+    const record = skipExisting ? this.existing(job, place.path) : null;
+    return record ? { there: record } : { file: place.path };
+  }
+
+  /** Writes the record of a picture that is there already. */
+  skip(record: ImageRecord): void {
+    this.skipped++;
+    if (record.file !== null) this.clean(dirname(record.file));
+    this.put(this.parts.format === 'jsonl' ? jsonRecord(record) : packRecord(record));
+  }
+
   /** Writes one picture and its record; `seconds` is its share of the time of its batch. */
-  write(job: Job, picture: Picture, seconds: number): void {
+  write(job: Job, file: string | null, picture: Picture, seconds: number): void {
     if (!picture.pixels) {
       this.error(job.index, 'the picture is not finite (NaN): the model or the settings are out of range');
       return;
     }
-    const { scale, destination, format, names } = this.parts;
+    const { scale, destination, format } = this.parts;
     const pixels = enlarge(picture.pixels, scale);
-    const png = encodePng(pixels, settingsTexts(this.settings(job, pixels), `microdiff ${version}`));
-    let file: string | null = null;
-    if (names) {
-      const place = names.place(job);
-      if ('error' in place) {
-        this.error(job.index, place.error);
-        return;
-      }
-      file = place.path;
-      if (!this.writeFile(job, file, png)) return;
-    }
+    const png = encodePng(pixels, this.texts(job, pixels, picture.truncated));
+    if (file !== null && !this.writeFile(job, file, png)) return;
     this.pictures++;
     if (picture.truncated) this.truncated++;
     if (this.withSheet && this.sheet.length < SHEET_LIMIT) {
@@ -99,6 +125,7 @@ export class PictureWriter {
   private writeFile(job: Job, file: string, png: Uint8Array): boolean {
     try {
       makeFolder(dirname(file));
+      if (this.parts.skipExisting) this.clean(dirname(file));
       writeWholeFile(file, png);
       return true;
     } catch (error) {
@@ -108,7 +135,40 @@ export class PictureWriter {
     }
   }
 
-  private settings(job: Job, { width, height }: Pixels): ImageSettings {
+  /** The record of a picture whose file is there, whole and made with the same settings; else null. */
+  private existing(job: Job, file: string): ImageRecord | null {
+    if (!existsSync(file)) return null;
+    try {
+      const png = readFileSync(file);
+      checkWholePng(png, file);
+      const size = pngTextOf(png, file);
+      const was = exactSettings(size.texts);
+      const truncated = was?.truncated === true;
+      const now = exactSettings(this.texts(job, size, truncated));
+      if (was && Bun.deepEquals(comparable(was), comparable(now!))) {
+        return { ...this.record(job, file, size, 0, truncated), skipped: true };
+      }
+      this.parts.onReplaced(`${file} was made with other settings: it is made again`);
+    } catch (error) {
+      const failure = osFailure(error, file, 'read');
+      if (!(failure instanceof Failure)) throw failure;
+      this.parts.onReplaced(`${failure.message}: it is made again`);
+    }
+    return null;
+  }
+
+  /** Removes what a killed run left half written in a folder. */
+  private clean(folder: string): void {
+    if (this.cleaned.has(folder)) return;
+    this.cleaned.add(folder);
+    cleanLeftovers(folder);
+  }
+
+  private texts(job: Job, size: Size, truncated: boolean): PngText[] {
+    return settingsTexts(this.settings(job, size, truncated), `microdiff ${version}`);
+  }
+
+  private settings(job: Job, { width, height }: Size, truncated: boolean): ImageSettings {
     const { model, scale } = this.parts;
     return {
       prompt: job.prompt,
@@ -120,18 +180,18 @@ export class PictureWriter {
       width,
       height,
       model: model.name,
-      more: { model_step: model.step, scale, ...intervalOf(job) },
+      more: { model_step: model.step, scale, ...intervalOf(job), ...(truncated ? { truncated } : {}) },
     };
   }
 
   private record(
     job: Job,
     file: string | null,
-    { width, height }: Pixels,
+    { width, height }: Size,
     seconds: number,
     truncated: boolean,
   ): ImageRecord {
-    const { model } = this.parts;
+    const { model, scale } = this.parts;
     const { index, prompt, negative_prompt, seed, steps, cfg_scale, sampler } = job;
     const made = { steps, cfg_scale, sampler, model: model.name };
     const rounded = Number(seconds.toFixed(4));
@@ -147,6 +207,7 @@ export class PictureWriter {
       seconds: rounded,
       truncated,
       ...intervalOf(job),
+      ...(scale === 1 ? {} : { scale }),
     };
   }
 
@@ -158,4 +219,14 @@ export class PictureWriter {
 
 function intervalOf({ guidance_interval }: Job): Pick<ImageRecord, 'guidance_interval'> {
   return guidance_interval === null ? {} : { guidance_interval };
+}
+
+/** What a picture says about itself in JSON. */
+function exactSettings(texts: readonly PngText[]): JsonRecord | undefined {
+  return decodeRecord(texts.find(({ keyword }) => keyword === 'microdiff')?.text ?? '');
+}
+
+/** Without what says nothing about how a picture was asked for. */
+function comparable({ version: _, truncated: __, ...settings }: JsonRecord): JsonRecord {
+  return settings;
 }

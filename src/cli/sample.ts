@@ -1,16 +1,13 @@
 // Command: pictures from prompts, of arguments or of a stream.
 
 import { type Interval, isInside } from '../diffusion/heun.ts';
-import { SAMPLERS, type SamplerName } from '../diffusion/solvers.ts';
+import { SAMPLERS } from '../diffusion/solvers.ts';
 import { makeFolder } from '../io/atomic.ts';
-import { Failure } from '../io/failure.ts';
-import { type ImageSettings, settingsOf } from '../io/parameters.ts';
-import { readPngText } from '../io/png.ts';
+import type { ImageSettings } from '../io/parameters.ts';
 import { openTensors } from '../io/open-tensors.ts';
 import { bool, choice, int, LARGEST, real, reals, text } from '../recipe/field.ts';
 import { type BatchOptions, batches, type Job, jobsOf } from '../sample/batches.ts';
 import { type Destination, destinationOf, Names } from '../sample/destination.ts';
-import { findModel } from '../sample/find-model.ts';
 import { hasRecipe, loadModel, provenanceOf } from '../sample/model-file.ts';
 import {
   type BadPrompt,
@@ -27,6 +24,7 @@ import { COMPUTE_FLAGS, openDevice } from './device.ts';
 import { flag, manyFlag, SHARED, usage } from './flags.ts';
 import { watchSignals } from './interrupt.ts';
 import { PictureWriter, SHEET_LIMIT } from './pictures.ts';
+import { OldPicture } from './repeat.ts';
 import { stdout } from './stdout.ts';
 
 const FLAGS = {
@@ -70,7 +68,12 @@ const FLAGS = {
   grid: flag(text(undefined, 'Also draws all pictures on one sheet'), { hint: 'FILE' }),
   format: flag(choice('jsonl', ['jsonl', 'msgpack'], 'Records on stdout; msgpack can carry the pictures')),
   plain: flag(bool(false, 'Prompts of a stream are plain text, also those that begin with {')),
-  from: flag(text(undefined, 'Repeats the settings in a PNG; flags go before them'), { hint: 'IMAGE' }),
+  from: flag(text(undefined, 'Repeats a picture from its PNG or its record (JSON); flags go before'), {
+    hint: 'PNG|JSON',
+  }),
+  'skip-existing': flag(
+    bool(false, 'Goes on with a batch: pictures that are there, whole and of the same settings, stay'),
+  ),
   'dry-run': SHARED['dry-run'],
   ...COMPUTE_FLAGS,
 };
@@ -96,6 +99,10 @@ export const sample = command({
       'no guidance where noise is high or low: often better, and faster',
     ],
     ['microdiff sample "a fox" -o - | display', 'the PNG itself on stdout'],
+    [
+      'microdiff sample -o out/ --skip-existing < prompts.txt > made.jsonl',
+      'after a kill: the whole list again; what was there has "skipped": true',
+    ],
     ['microdiff sample --from a-fox-0.png --seed 1', 'the same settings, another seed'],
     ['microdiff sample -m microdit.pt --clip clip.bin --vae vae.safetensors "a fox"', 'published weights'],
   ],
@@ -104,17 +111,19 @@ export const sample = command({
 
 async function run(call: Call<typeof FLAGS>): Promise<number> {
   const { values, log } = call;
-  const old = values.from === undefined ? {} : settingsFrom(values.from);
+  const picture = OldPicture.read(values.from);
+  const old = picture.settings;
   const { items, known } = promptsFor(call, old);
   const destination =
     call.given.has('output') || values.format === 'jsonl' ? destinationOf(values.output) : STREAM;
   checkDestination(values, destination, known);
 
-  const found = findModel(values.model ?? old.model);
+  const found = picture.findModel(values.model);
   log.debug(`model ${found.name}: ${found.path}`);
   using file = openTensors(found.path);
   const own = hasRecipe(file);
   const { recipe, step } = own ? provenanceOf(file) : { recipe: publishedRecipe(file), step: null };
+  picture.warn(log, values.model, { step });
   const options: BatchOptions = {
     size: values['batch-size'],
     count: values.count,
@@ -126,7 +135,7 @@ async function run(call: Call<typeof FLAGS>): Promise<number> {
       seed: seedFor(call, old),
       steps: values.steps ?? old.steps ?? recipe.sample.steps,
       cfg_scale: values['cfg-scale'] ?? old.cfgScale ?? recipe.sample.cfg_scale,
-      sampler: values.sampler ?? samplerOf(old, recipe.sample.sampler, call),
+      sampler: values.sampler ?? picture.sampler(recipe.sample.sampler, log),
       guidance_interval: intervalFor(call, old),
     },
   };
@@ -140,13 +149,15 @@ async function run(call: Call<typeof FLAGS>): Promise<number> {
       destination,
       names,
       format: values.format,
-      scale: call.given.has('scale') ? values.scale : scaleOf(old),
+      scale: call.given.has('scale') ? values.scale : picture.scale,
+      skipExisting: values['skip-existing'],
+      onReplaced: (why) => log.warn(why),
       model: { name: found.name, step },
       makeRoom: () => call.progress.clear(),
     },
     values.grid !== undefined,
   );
-  if (values['dry-run']) return dryRun(items, options, names);
+  if (values['dry-run']) return dryRun(items, options, writer);
   if (destination.kind !== 'stream') makeFolder(destination.folder);
 
   const backend = await openDevice(values, log);
@@ -182,12 +193,17 @@ async function drawAll(
       continue;
     }
     const jobs = next.value;
+    const placed = jobs.map((job) => writer.place(job));
+    const missing = jobs.filter((_, i) => 'file' in placed[i]!);
     const begin = performance.now();
-    const pictures = await sampler.sample(jobs);
-    const seconds = (performance.now() - begin) / 1000 / jobs.length;
+    const pictures = (await sampler.sample(missing)).values();
+    const seconds = (performance.now() - begin) / 1000 / Math.max(1, missing.length);
     for (const [i, job] of jobs.entries()) {
       const before = writer.truncated;
-      writer.write(job, pictures[i]!, seconds);
+      const place = placed[i]!;
+      if ('error' in place) writer.error(job.index, place.error);
+      else if ('there' in place) writer.skip(place.there);
+      else writer.write(job, place.file, pictures.next().value!, seconds);
       if (before === 0 && writer.truncated > 0) {
         log.warn(`prompt ${job.index} has more words than the model reads; what is beyond is left out`);
       }
@@ -196,17 +212,19 @@ async function drawAll(
     if (known !== undefined && known > options.size) {
       progress.update({
         unit: 'picture',
-        done: writer.pictures + writer.errors,
+        done: writer.pictures + writer.skipped + writer.errors,
         total: known,
-        rate: 1 / seconds,
+        rate: missing.length === 0 ? undefined : 1 / seconds,
       });
     }
   }
   progress.finish();
   if (interrupt.exitCode !== undefined) return interrupt.exitCode;
   if (stdout.closed) return 0; // the reader has what it wanted
+  if (writer.skipped > 0) log.info(`${writer.skipped} pictures were there already`);
   if (writer.errors > 0) {
-    log.error(`${writer.errors} of ${writer.errors + writer.pictures} pictures could not be made`);
+    const all = writer.errors + writer.pictures + writer.skipped;
+    log.error(`${writer.errors} of ${all} pictures could not be made`);
     return 1;
   }
   return 0;
@@ -234,7 +252,17 @@ function checkDestination(values: Values, to: Destination, known: number | undef
   if (to.kind === 'file' && known !== undefined && known > 1) {
     throw usage(`-o ${values.output}`, `${known} pictures do not fit in one file`, one);
   }
+  if (values['skip-existing'] && values.grid !== undefined) {
+    throw usage(
+      '--skip-existing',
+      'the sheet (--grid) would lack the pictures that are there',
+      'Leave one out',
+    );
+  }
   if (to.kind !== 'stream') return;
+  if (values['skip-existing']) {
+    throw usage('--skip-existing', 'a stream on stdout has no files to look for', 'Name a folder with -o');
+  }
   if (process.stdout.isTTY) {
     throw usage('stdout', 'pictures are not for a terminal', 'Redirect it, or give a file with -o');
   }
@@ -243,25 +271,6 @@ function checkDestination(values: Values, to: Destination, known: number | undef
       known === undefined ? 'a stream of prompts makes more than one PNG' : `${known} PNGs in one stream`;
     throw usage('-o -', why, 'Say --format msgpack, which keeps pictures apart');
   }
-}
-
-function settingsFrom(path: string): Partial<ImageSettings> {
-  const settings = settingsOf(path, readPngText(path).texts);
-  if (settings) return settings;
-  throw new Failure({
-    what: `--from ${path}`,
-    why: 'the picture does not say how it was made',
-    fix: 'Use a PNG that microdiff sample wrote',
-  });
-}
-
-/** The sampler of an old picture; one that is not ours gives way to the recipe's, and that is said. */
-function samplerOf(old: Partial<ImageSettings>, ours: SamplerName, { log }: Call<typeof FLAGS>): SamplerName {
-  if (old.sampler === undefined) return ours;
-  const known = SAMPLERS.find((name) => name === old.sampler!.toLowerCase());
-  if (known) return known;
-  log.warn(`the picture was made with the sampler ${old.sampler}; it is repeated with ${ours}`);
-  return ours;
 }
 
 function intervalFor({ given, values }: Call<typeof FLAGS>, old: Partial<ImageSettings>): Interval | null {
@@ -278,11 +287,6 @@ function intervalFor({ given, values }: Call<typeof FLAGS>, old: Partial<ImageSe
   );
 }
 
-function scaleOf(old: Partial<ImageSettings>): number {
-  const scale = old.more?.scale;
-  return typeof scale === 'number' && Number.isInteger(scale) && scale >= 1 && scale <= 64 ? scale : 1;
-}
-
 function seedFor({ given, values, log }: Call<typeof FLAGS>, old: Partial<ImageSettings>): number {
   const seed = given.has('seed') ? values.seed : (old.seed ?? values.seed);
   if (seed >= 0) return seed;
@@ -293,18 +297,21 @@ function seedFor({ given, values, log }: Call<typeof FLAGS>, old: Partial<ImageS
 }
 
 /** Prints what would be made, one line each. */
-async function dryRun(items: Items, options: BatchOptions, names: Names | null): Promise<number> {
+async function dryRun(items: Items, options: BatchOptions, writer: PictureWriter): Promise<number> {
   let errors = 0;
   for await (const item of items) {
     if (isBad(item)) errors++;
-    const lines = isBad(item) ? [item] : jobsOf(item, options).map((job) => plannedLine(job, names));
+    const lines = isBad(item) ? [item] : jobsOf(item, options).map((job) => plannedLine(job, writer));
     for (const line of lines) stdout.line(JSON.stringify(line));
     if (stdout.closed) break;
   }
   return errors > 0 ? 1 : 0;
 }
 
-function plannedLine({ out: _, ...job }: Job, names: Names | null): object {
-  const place = names?.place({ ...job, out: _ }) ?? { path: null };
-  return 'error' in place ? { index: job.index, error: place.error } : { ...job, file: place.path };
+function plannedLine(whole: Job, writer: PictureWriter): object {
+  const { out: _, ...job } = whole;
+  const place = writer.place(whole);
+  if ('error' in place) return { index: job.index, error: place.error };
+  if ('there' in place) return { ...job, file: place.there.file, skipped: true };
+  return { ...job, file: place.file };
 }

@@ -44,6 +44,11 @@ export function settingsOf(path: string, texts: readonly PngText[]): Partial<Ima
   return parameters && parseParameters(path, parameters.text);
 }
 
+/** The settings in the record of a picture; `path` as above. */
+export function settingsOfRecord(path: string, record: JsonRecord): Partial<ImageSettings> {
+  return fromRecord(path, record);
+}
+
 /** The A1111 text: prompt, negative prompt, and one line of `Key: value` pairs. */
 export function formatParameters(settings: ImageSettings, version: string): string {
   const { prompt, negativePrompt, steps, sampler, cfgScale, seed, width, height, model } = settings;

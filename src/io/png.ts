@@ -85,6 +85,30 @@ export function readPngText(path: string): { width: number; height: number; text
   }
 }
 
+/** Whether a file begins as PNGs do. */
+export function isPng(path: string): boolean {
+  let fd: number | undefined;
+  try {
+    fd = openSync(path, 'r');
+    const first = new Uint8Array(SIGNATURE.length);
+    return readSync(fd, first) === first.length && SIGNATURE.every((byte, i) => first[i] === byte);
+  } catch (error) {
+    throw osFailure(error, path, 'read');
+  } finally {
+    if (fd !== undefined) closeSync(fd);
+  }
+}
+
+/** Failure unless every chunk of a PNG is there with a checksum that fits. `name` stands in messages. */
+export function checkWholePng(png: Uint8Array, name: string): void {
+  for (const { type, begin, length } of chunks(name, png.length, (at, n) => png.subarray(at, at + n))) {
+    const sum = Buffer.from(png.buffer, png.byteOffset + begin + 8 + length, 4).readUInt32BE(0);
+    if (crc32(png.subarray(begin + 4, begin + 8 + length)) !== sum) {
+      throw damaged(name, `the checksum of its ${type} chunk is wrong`);
+    }
+  }
+}
+
 /** `readPngText` for bytes in memory; `name` stands in messages. */
 export function pngTextOf(
   png: Uint8Array,

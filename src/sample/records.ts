@@ -24,6 +24,10 @@ export interface ImageRecord {
   readonly truncated: boolean;
   /** Noise levels at which guidance acted; the key is left out where it acted at all. */
   readonly guidance_interval?: readonly [number, number];
+  /** How often each pixel was repeated; the key is left out where it was not. */
+  readonly scale?: number;
+  /** The picture was there already; the key is left out where it was made now. */
+  readonly skipped?: true;
 }
 
 /** A line that gave no picture. */
@@ -47,6 +51,8 @@ const KEYS = [
   'seconds',
   'truncated',
   'guidance_interval',
+  'scale',
+  'skipped',
 ] as const satisfies (keyof ImageRecord)[];
 
 /** The record with exactly the keys of the format, in their order. */
