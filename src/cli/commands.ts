@@ -9,8 +9,11 @@ import { evaluate } from './eval.ts';
 import { help } from './help.ts';
 import { info } from './info.ts';
 import { licenses } from './licenses.ts';
+import { list } from './list.ts';
 import { plot } from './plot.ts';
+import { pull } from './pull.ts';
 import { quickstart } from './quickstart.ts';
+import { rm } from './rm.ts';
 import { sample } from './sample.ts';
 import { train } from './train.ts';
 import { verify } from './verify.ts';
@@ -22,6 +25,9 @@ export const COMMANDS: readonly Command[] = [
   quickstart,
   train,
   sample,
+  pull,
+  list,
+  rm,
   evaluate,
   bench,
   verify,

@@ -50,8 +50,19 @@ export class Progress {
     this.#start ??= { at, done: state.done };
     const wait = this.#options.live ? LIVE_MS : PLAIN_MS;
     if (at - this.#drawnAt < wait && state.done !== state.total) return;
+    this.#draw(this.#line(state, at), at);
+  }
+
+  /** Draws a line of the caller's own, unless the last drawing is too fresh. */
+  show(line: string): void {
+    if (this.#options.quiet) return;
+    const at = this.#now();
+    if (at - this.#drawnAt < (this.#options.live ? LIVE_MS : PLAIN_MS)) return;
+    this.#draw(line, at);
+  }
+
+  #draw(line: string, at: number): void {
     this.#drawnAt = at;
-    const line = this.#line(state, at);
     if (!this.#options.live) {
       this.#options.write(`${line}\n`);
       return;
