@@ -17,6 +17,7 @@ import { pullFile, type PullOptions, type RemoteFile } from '../../src/io/hub.ts
 import { removePulled } from '../../src/io/hub/remove.ts';
 import { hubSettings } from '../../src/io/hub/settings.ts';
 import { lockNow } from '../../src/io/hub/lock.ts';
+import { PartialFile } from '../../src/io/hub/partial-file.ts';
 import { type Answer, COMMIT, noise, serve, sha256, startHub } from './hub-server.ts';
 
 const BIG = noise(1_000_003);
@@ -231,7 +232,11 @@ describe('a bad line', () => {
       const lies = [
         { ...right, headers: { ...right.headers, 'content-length': '5' } },
         { ...right, headers: { ...right.headers, 'content-length': '999999' } },
-        { ...right, headers: { 'content-range': `bytes 3-9/${BIG.length}` } },
+        {
+          status: 206,
+          headers: { 'content-range': `bytes 3-9/${BIG.length}` },
+          body: BIG.subarray(500_000, 510_000),
+        },
         { ...right, headers: { ...right.headers, 'content-range': 'bytes 0-99999/100000' } },
       ];
       return lies[count] as Answer | undefined;
@@ -382,6 +387,33 @@ describe('two at once', () => {
     lock?.release();
     expect(removePulled([big], settingsOf())).toBeDefined();
     expect(existsSync(repo())).toBe(false);
+  });
+});
+
+describe('an unfinished file', () => {
+  test('of more than 4 GiB keeps its counters behind the bytes', () => {
+    const path = join(home, 'x.incomplete');
+    const first = new PartialFile(path, 5e9 + 1, 2 ** 26);
+    const chunks = Array.from({ length: 75 }, () => first.take());
+    expect(first.take()).toBeUndefined();
+    first.append(chunks[74]!, new Uint8Array([1, 2, 3]));
+    first.close();
+    const again = new PartialFile(path, 5e9 + 1, 2 ** 26);
+    expect([again.received, again.resumed, again.doneOf(chunks[74]!)]).toEqual([3, 3, 3]);
+    again.close();
+    const other = new PartialFile(path, 4e9, 2 ** 26);
+    expect(other.received).toBe(0);
+    other.close();
+  });
+
+  test('that was sealed and not renamed is whole', () => {
+    const path = join(home, 'x.incomplete');
+    writeFileSync(path, BIG);
+    const file = new PartialFile(path, BIG.length, CHUNK);
+    expect([file.isWhole, file.take()]).toEqual([true, undefined]);
+    file.seal();
+    file.close();
+    isWhole(path);
   });
 });
 

@@ -1,8 +1,10 @@
 // Locks between processes, on a file; the kernel gives one back when its holder ends, however it ends.
 
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, openSync, rmSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { tryLock } from '../../../ffi/flock.ts';
 import { Stopped } from './http.ts';
+import { Failure } from '../failure.ts';
 import { osFailure } from '../oserror.ts';
 
 const POLL_MS = 200;
@@ -29,8 +31,25 @@ export async function takeLock(path: string, onWait?: () => void, signal?: Abort
   for (let first = true; ; first = false) {
     const lock = lockNow(path);
     if (lock) return lock;
-    if (first) onWait?.();
+    if (first) {
+      requireLocks(path);
+      onWait?.();
+    }
     if (signal?.aborted) throw new Stopped('stopped');
     await Bun.sleep(POLL_MS);
   }
+}
+
+/** Some network disks grant no lock to anybody: then there is nothing to wait for. */
+function requireLocks(path: string): void {
+  const own = `${path}.${process.pid}`;
+  const lock = lockNow(own);
+  lock?.release();
+  rmSync(own, { force: true });
+  if (lock) return;
+  throw new Failure({
+    what: dirname(path),
+    why: 'this file system has no locks (flock)',
+    fix: 'Choose a folder on another disk with HF_HUB_CACHE',
+  });
 }
