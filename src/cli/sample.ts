@@ -15,6 +15,7 @@ import {
   isInterval,
   type Prompt,
   promptsOfArguments,
+  readColumn,
   readPrompts,
 } from '../sample/prompts.ts';
 import { loadPublished, publishedRecipe } from '../sample/published.ts';
@@ -67,6 +68,9 @@ const FLAGS = {
   scale: flag(int(1, { min: 1, max: 64 }, 'Enlarges small pictures: every pixel becomes a square')),
   grid: flag(text(undefined, 'Also draws all pictures on one sheet'), { hint: 'FILE' }),
   format: flag(choice('jsonl', ['jsonl', 'msgpack'], 'Records on stdout; msgpack can carry the pictures')),
+  column: flag(text(undefined, 'Prompts are this column of a CSV on stdin, whose first row has the names'), {
+    hint: 'NAME',
+  }),
   plain: flag(bool(false, 'Prompts of a stream are plain text, also those that begin with {')),
   from: flag(text(undefined, 'Repeats a picture from its PNG or its record (JSON); flags go before'), {
     hint: 'PNG|JSON',
@@ -103,6 +107,7 @@ export const sample = command({
       'microdiff sample -o out/ --skip-existing < prompts.txt > made.jsonl',
       'after a kill: the whole list again; what was there has "skipped": true',
     ],
+    ['microdiff sample -o out/ --column caption < captions.csv', 'one prompt a row of a CSV'],
     ['microdiff sample --from a-fox-0.png --seed 1', 'the same settings, another seed'],
     ['microdiff sample -m microdit.pt --clip clip.bin --vae vae.safetensors "a fox"', 'published weights'],
   ],
@@ -237,12 +242,16 @@ function promptsFor(call: Call<typeof FLAGS>, old: Partial<ImageSettings>): { it
   const texts = given.length === 0 && old.prompt !== undefined ? [old.prompt] : given;
   const fromStdin = texts.length === 0 || (texts.length === 1 && texts[0] === '-');
   if (!fromStdin) {
+    if (values.column !== undefined) {
+      throw usage('--column', 'reads a CSV from stdin, but prompts are given as arguments', 'Leave one out');
+    }
     const items = promptsOfArguments(texts);
     return { items, known: items.length * values.count };
   }
   if (process.stdin.isTTY && texts.length === 0) {
     throw usage('sample', 'there is no prompt', 'Write microdiff sample "a red apple", or pipe prompts in');
   }
+  if (values.column !== undefined) return { items: readColumn(Bun.stdin.stream(), values.column) };
   return { items: readPrompts(Bun.stdin.stream(), values.plain) };
 }
 

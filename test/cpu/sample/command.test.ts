@@ -224,6 +224,17 @@ describe('streams', () => {
     expect(existsSync(at('dry'))).toBe(false);
   });
 
+  test('prompts from a column of a CSV', () => {
+    const csv = 'id,text\n1,"a fox, red"\n2,\n3,{a}\n';
+    const { code, records } = sample(['--column', 'text', '--steps', '1', '-o', 'csv'], csv);
+    expect([code, records.map((r) => r.prompt ?? r.error)]).toEqual([
+      1,
+      ['a fox, red', 'the line is blank', '{a}'],
+    ]);
+    expect(sample(['--column', 'txt'], csv).err).toContain('the CSV has the columns id, text');
+    expect(sample(['--column', 'text', 'x']).code).toBe(2);
+  });
+
   test('a reader that goes ends it quietly', () => {
     const line = `"${process.execPath}" "${MAIN}" sample -m m.safetensors --steps 1 -o epipe | head -n 1`;
     const prompts = Array.from({ length: 40 }, (_, i) => `p${i}`).join('\n');

@@ -1,0 +1,72 @@
+// CSV from a byte stream (RFC 4180): fields between commas, quoted ones may hold commas, line breaks and
+// doubled quotes. A quote inside of a field that does not begin with one is a letter like any other.
+import { type Line, readLines } from './lines.ts';
+
+/** A row, or why it cannot be read; `index` counts rows from 0, the header's included. */
+export type Row =
+  | { readonly index: number; readonly fields: readonly string[] }
+  | { readonly index: number; readonly error: string };
+
+/** Longest row: a quote that never ends would take the rest of the stream into memory. */
+const MAX_CHARACTERS = 2 ** 20;
+
+/** The rows of a stream. One that is broken becomes an error in its place, and the rest goes on. */
+export async function* readCsv(
+  source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+): AsyncGenerator<Row> {
+  let index = 0;
+  let row = new OpenRow();
+  for await (const line of readLines(source)) {
+    const error = row.add(line);
+    if (error === undefined && row.isOpen) continue;
+    yield error === undefined ? { index, fields: row.fields } : { index, error };
+    index++;
+    row = new OpenRow();
+  }
+  if (row.isOpen) yield { index, error: 'the quoted field at the end of the file has no closing quote' };
+}
+
+/** A row as far as its lines have been seen. */
+class OpenRow {
+  readonly fields: string[] = [];
+  /** A quoted field goes on in the next line. */
+  isOpen = false;
+  private field = '';
+  private length = 0;
+
+  /** Takes the next line of the row; returns what is wrong with it. */
+  add(line: Line): string | undefined {
+    if ('error' in line) return line.error;
+    const { text } = line;
+    this.length += text.length + 1;
+    if (this.length > MAX_CHARACTERS) return `the row is longer than ${MAX_CHARACTERS} characters`;
+    if (this.isOpen) this.field += '\n';
+    for (let at = 0; ; ) {
+      if (!this.isOpen && text[at] === '"') {
+        this.isOpen = true;
+        at++;
+      }
+      if (this.isOpen) {
+        const end = text.indexOf('"', at);
+        if (end < 0) {
+          this.field += text.slice(at);
+          return undefined;
+        }
+        this.field += text.slice(at, end);
+        at = end + 1;
+        if (text[at] === '"') {
+          this.field += '"';
+          at++;
+          continue;
+        }
+        this.isOpen = false;
+        if (at < text.length && text[at] !== ',') return `"${text[at]}" follows a closing quote`;
+      }
+      const comma = text.indexOf(',', at);
+      this.fields.push(this.field + text.slice(at, comma < 0 ? text.length : comma));
+      this.field = '';
+      if (comma < 0) return undefined;
+      at = comma + 1;
+    }
+  }
+}
