@@ -19,6 +19,7 @@ import {
   readPrompts,
 } from '../sample/prompts.ts';
 import { loadPublished, publishedRecipe } from '../sample/published.ts';
+import { pulledPart } from '../sample/pulled.ts';
 import { levelsOf, Sampler } from '../sample/sampler.ts';
 import { type Call, command } from './command.ts';
 import { COMPUTE_FLAGS, openDevice } from './device.ts';
@@ -33,8 +34,8 @@ const FLAGS = {
     alias: 'm',
     hint: 'NAME|FILE|RUN',
   }),
-  clip: flag(text(undefined, 'Text tower of published weights'), { hint: 'FILE' }),
-  vae: flag(text(undefined, 'Autoencoder of published weights'), { hint: 'FILE' }),
+  clip: flag(text(undefined, 'Text tower of published weights'), { hint: 'FILE|NAME' }),
+  vae: flag(text(undefined, 'Autoencoder of published weights'), { hint: 'FILE|NAME' }),
   prompt: manyFlag(text(undefined, 'What to draw'), { alias: 'p', hint: 'TEXT' }),
   'negative-prompt': flag(text('', 'What to steer away from'), { alias: 'n', hint: 'TEXT' }),
   steps: flag(int(undefined, { min: 1, max: 10000 }, 'Steps of the sampler (default: as the recipe says)')),
@@ -109,6 +110,7 @@ export const sample = command({
     ],
     ['microdiff sample -o out/ --column caption < captions.csv', 'one prompt a row of a CSV'],
     ['microdiff sample --from a-fox-0.png --seed 1', 'the same settings, another seed'],
+    ['microdiff sample -m microdit-37m "a fox"', 'published weights, after `microdiff pull microdit-37m`'],
     ['microdiff sample -m microdit.pt --clip clip.bin --vae vae.safetensors "a fox"', 'published weights'],
   ],
   run: (call) => run(call),
@@ -166,7 +168,10 @@ async function run(call: Call<typeof FLAGS>): Promise<number> {
   if (destination.kind !== 'stream') makeFolder(destination.folder);
 
   const backend = await openDevice(values, log);
-  const parts = { clip: values.clip, vae: values.vae };
+  const parts = {
+    clip: values.clip === undefined ? found.parts?.clip : pulledPart(values.clip),
+    vae: values.vae === undefined ? found.parts?.vae : pulledPart(values.vae),
+  };
   const model = own ? loadModel(backend, file, found.name) : loadPublished(backend, file, found.name, parts);
   const code = await drawAll(call, items, options, new Sampler(backend, model, options.size), writer, known);
   if (values.grid !== undefined && (await writer.drawSheet(values.grid))) {

@@ -1,9 +1,11 @@
-// Which file `-m` means: the name of a model inside the executable, a file, a run folder or a checkpoint.
+// Which file `-m` means: the name of a model inside the executable or of a downloaded one, a file, a run
+// folder or a checkpoint.
 import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { readLatest } from '../io/atomic.ts';
 import { EXIT, Failure } from '../io/failure.ts';
 import { osFailure } from '../io/oserror.ts';
+import { isPublished, type PulledParts, pulledModel } from './pulled.ts';
 import { DEFAULT_MODEL, SHIPPED } from './shipped.ts';
 
 export interface FoundModel {
@@ -11,6 +13,8 @@ export interface FoundModel {
   readonly name: string;
   /** The .safetensors file. */
   readonly path: string;
+  /** Where its text tower and autoencoder are, for downloaded ones. */
+  readonly parts?: PulledParts;
 }
 
 /** A name goes before a file of the same name; `./NAME` is the file. Throws a Failure when there is none. */
@@ -20,6 +24,7 @@ export function findModel(
 ): FoundModel {
   const name = given ?? DEFAULT_MODEL;
   if (Object.hasOwn(shipped, name)) return { name, path: shipped[name]! };
+  if (isPublished(name)) return pulledModel(name);
   if (existsSync(name) && given !== undefined) {
     return { name, path: isFolder(name) ? modelOfFolder(name) : name };
   }
@@ -28,7 +33,7 @@ export function findModel(
   throw new Failure({
     what: given === undefined ? 'model' : `-m ${name}`,
     why: given === undefined ? `${name} is not there: ${has}` : `neither a file nor a folder; ${has}`,
-    fix: 'Give a model file or a run folder with -m (microdiff train makes both)',
+    fix: 'Give a model file, a run folder (microdiff train makes both) or a name of `microdiff list` with -m',
     code: given === undefined ? EXIT.missing : EXIT.usage,
   });
 }

@@ -66,7 +66,7 @@ export function loadPublished(backend: Backend, file: TensorFile, name: string, 
     throw new Failure({
       what: name,
       why: 'holds the transformer alone: it needs the text tower and the autoencoder of its training',
-      fix: 'Give both: --clip FILE --vae FILE',
+      fix: 'Give both: --clip FILE --vae FILE, or names of `microdiff list` that were pulled',
       code: EXIT.usage,
     });
   }

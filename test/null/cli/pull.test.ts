@@ -4,6 +4,8 @@ import { afterEach, beforeEach, expect, test } from 'bun:test';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { hubSettings } from '../../../src/io/hub/settings.ts';
+import { pulledModel, pulledPart } from '../../../src/sample/pulled.ts';
 import { REGISTRY, withNeeds } from '../../../src/sample/registry.ts';
 import { COMMIT, noise, serve, sha256, startHub } from '../hub-server.ts';
 
@@ -90,6 +92,28 @@ test('pull takes all that the name needs; stdout is the path of the weights', as
   expect(removed.err).toContain('needed by microdit-22m');
   expect(existsSync(cache('models--stabilityai--sdxl-vae'))).toBe(false);
   expect((await run(['rm', 'sdxl-vae'])).err).toContain('none of its files is in the cache');
+});
+
+test('-m takes a pulled name with its parts, and says what to pull', async () => {
+  const settings = hubSettings({}, home);
+  const sampling = ['sample', '-m', 'microdit-37m', 'a fox', '-o', join(home, 'x.png')];
+  expect(await run(sampling)).toMatchObject({
+    code: 3,
+    err: expect.stringContaining('it is not downloaded. Run `microdiff pull microdit-37m`'),
+  });
+  await run(['pull', '-q', 'microdit-37m', '--only']);
+  expect(pulledModel('microdit-37m', settings).parts).toEqual({ clip: undefined, vae: undefined });
+  await run(['pull', '-q', 'microdit-37m']);
+  const { path, parts } = pulledModel('microdit-37m', settings);
+  expect(sha256(readFileSync(path))).toBe(sha256(DIT));
+  expect(parts.vae).toBe(vaePath());
+  expect(sha256(readFileSync(parts.clip ?? ''))).toBe(sha256(CLIP));
+  expect(pulledPart('sdxl-vae', settings)).toBe(vaePath());
+  expect(pulledPart('some.safetensors', settings)).toBe('some.safetensors');
+  expect(() => pulledPart('ostris-vae', settings)).toThrow('Run `microdiff pull ostris-vae`');
+  expect(() => pulledModel('sdxl-vae', settings)).toThrow('is no model');
+  // Noise is no checkpoint, but the right file was opened.
+  expect((await run(sampling)).err).toContain(path);
 });
 
 test('kill -9 in the midst, and on from there', async () => {
