@@ -32,6 +32,8 @@ interface Parts {
   /** Pictures whose file is there are not made again. */
   readonly skipExisting: boolean;
   readonly model: Pick<Model, 'name' | 'step'>;
+  /** Files that stand beside the model's. */
+  readonly beside: Pick<ImageRecord, 'clip' | 'vae'>;
   /** Called with why a file that is there is made again. */
   readonly onReplaced: (why: string) => void;
   /** Called before anything is written on standard output. */
@@ -180,7 +182,13 @@ export class PictureWriter {
       width,
       height,
       model: model.name,
-      more: { model_step: model.step, scale, ...intervalOf(job), ...(truncated ? { truncated } : {}) },
+      more: {
+        model_step: model.step,
+        scale,
+        ...this.parts.beside,
+        ...intervalOf(job),
+        ...(truncated ? { truncated } : {}),
+      },
     };
   }
 
@@ -208,6 +216,7 @@ export class PictureWriter {
       truncated,
       ...intervalOf(job),
       ...(scale === 1 ? {} : { scale }),
+      ...this.parts.beside,
     };
   }
 

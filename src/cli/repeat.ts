@@ -9,6 +9,7 @@ import { isPng, readPngText } from '../io/png.ts';
 import { SAMPLERS, type SamplerName } from '../diffusion/solvers.ts';
 import { type FoundModel, findModel } from '../sample/find-model.ts';
 import type { Model } from '../sample/model-file.ts';
+import type { Parts } from '../sample/published.ts';
 import type { Log } from './log.ts';
 import { version } from './version.ts';
 
@@ -76,6 +77,16 @@ export class OldPicture {
     if (known) return known;
     log.warn(`the picture was made with the sampler ${sampler}; it is repeated with ${recipes}`);
     return recipes;
+  }
+
+  /** Files of text tower and autoencoder: those given by flags, else the picture's. */
+  parts({ clip = this.text('clip'), vae = this.text('vae') }: Parts) {
+    return { clip, vae };
+  }
+
+  private text(key: string): string | undefined {
+    const value = this.settings.more?.[key];
+    return typeof value === 'string' ? value : undefined;
   }
 
   /** By what factor its pixels were enlarged. */

@@ -150,6 +150,8 @@ async function run(call: Call<typeof FLAGS>): Promise<number> {
   if (interval && !levelsOf(recipe, steps).some((sigma) => sigma > 0 && isInside(interval, sigma))) {
     log.warn(`no noise level lies from ${interval[0]} to ${interval[1]}: nothing is guided`);
   }
+  // A model that brings its parts, and that -m names, does not take those of an old picture.
+  const named = values.model !== undefined && found.parts ? values : picture.parts(values);
   const names = destination.kind === 'stream' ? null : new Names(destination, known === undefined);
   const writer = new PictureWriter(
     {
@@ -160,6 +162,7 @@ async function run(call: Call<typeof FLAGS>): Promise<number> {
       skipExisting: values['skip-existing'],
       onReplaced: (why) => log.warn(why),
       model: { name: found.name, step },
+      beside: own ? {} : filesOf(named),
       makeRoom: () => call.progress.clear(),
     },
     values.grid !== undefined,
@@ -169,8 +172,8 @@ async function run(call: Call<typeof FLAGS>): Promise<number> {
 
   const backend = await openDevice(values, log);
   const parts = {
-    clip: values.clip === undefined ? found.parts?.clip : pulledPart(values.clip),
-    vae: values.vae === undefined ? found.parts?.vae : pulledPart(values.vae),
+    clip: named.clip === undefined ? found.parts?.clip : pulledPart(named.clip),
+    vae: named.vae === undefined ? found.parts?.vae : pulledPart(named.vae),
   };
   const model = own ? loadModel(backend, file, found.name) : loadPublished(backend, file, found.name, parts);
   const code = await drawAll(call, items, options, new Sampler(backend, model, options.size), writer, known);
@@ -285,6 +288,11 @@ function checkDestination(values: Values, to: Destination, known: number | undef
       known === undefined ? 'a stream of prompts makes more than one PNG' : `${known} PNGs in one stream`;
     throw usage('-o -', why, 'Say --format msgpack, which keeps pictures apart');
   }
+}
+
+/** The parts that have a file of their own. */
+function filesOf({ clip, vae }: Pick<Values, 'clip' | 'vae'>): { clip?: string; vae?: string } {
+  return { ...(clip === undefined ? {} : { clip }), ...(vae === undefined ? {} : { vae }) };
 }
 
 function intervalFor({ given, values }: Call<typeof FLAGS>, old: Partial<ImageSettings>): Interval | null {

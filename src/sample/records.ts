@@ -26,6 +26,9 @@ export interface ImageRecord {
   readonly guidance_interval?: readonly [number, number];
   /** How often each pixel was repeated; the key is left out where it was not. */
   readonly scale?: number;
+  /** Files of the text tower and the autoencoder; left out where the model's own file holds all. */
+  readonly clip?: string;
+  readonly vae?: string;
   /** The picture was there already; the key is left out where it was made now. */
   readonly skipped?: true;
 }
@@ -52,6 +55,8 @@ const KEYS = [
   'truncated',
   'guidance_interval',
   'scale',
+  'clip',
+  'vae',
   'skipped',
 ] as const satisfies (keyof ImageRecord)[];
 

@@ -83,6 +83,14 @@ test('prompts through the text tower and the autoencoder to a picture of twice t
   expect(readPngText(at(records[0].file)).width).toBe(16);
   expect(again).toEqual(fox!);
   expect(rocket).not.toEqual(fox!);
+
+  // From the picture or its record alone: the parts are named in both.
+  writeFileSync(at('fox.json'), JSON.stringify(records[0]));
+  for (const from of [records[0].file, 'fox.json']) {
+    const words = [process.execPath, MAIN, 'sample', '--device', 'cpu', '--from', from, '-o', 'copy.png'];
+    expect(Bun.spawnSync(words, { cwd: folder }).exitCode).toBe(0);
+    expect(readFileSync(at('copy.png'))).toEqual(readFileSync(at(records[0].file)));
+  }
 });
 
 /** The compressed picture of a PNG, without its texts. */
