@@ -20,6 +20,7 @@ describe('attention', async () => await import('../cpu/ops-attention.test.ts'));
 describe('EDM', async () => await import('../cpu/ops-edm.test.ts'));
 describe('experts', async () => await import('../cpu/ops-moe.test.ts'));
 describe('norms and products', async () => await import('../cpu/ops-norm.test.ts'));
+describe('convolutions', async () => await import('../cpu/ops-conv.test.ts'));
 describe('draws', async () => await import('../cpu/ops-random.test.ts'));
 describe('rows', async () => await import('../cpu/ops-rows.test.ts'));
 
