@@ -1,11 +1,12 @@
 // Published weights: a bare state_dict of MicroDiT, with the CLIP text tower and the autoencoder that it was
 // trained with in files of their own, as one model that draws pictures.
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Backend } from '../backend/backend.ts';
 import { EXIT, Failure } from '../io/failure.ts';
 import { openTensors } from '../io/open-tensors.ts';
 import type { Pixels } from '../io/png.ts';
+import { readJsonFile } from '../io/read-json.ts';
 import type { TensorFile } from '../io/tensor-file.ts';
 import { resolveRecipe } from '../recipe/resolve.ts';
 import type { Recipe } from '../recipe/schema.ts';
@@ -117,12 +118,7 @@ function configBeside(path: string, names: readonly string[]): { path: string; j
   const stem = path.replace(/(\.weights)?\.[^./]+$/, '');
   const places = [`${stem}.config.json`, ...names.map((name) => join(dirname(path), name))];
   const found = places.find((place) => existsSync(place));
-  if (found === undefined) return null;
-  try {
-    return { path: found, json: JSON.parse(readFileSync(found, 'utf8')) };
-  } catch (error) {
-    throw new Failure({ what: found, why: error instanceof Error ? error.message : String(error) });
-  }
+  return found === undefined ? null : { path: found, json: readJsonFile(found) };
 }
 
 function clipConfigOf(file: TensorFile): ClipTextConfig {

@@ -1,8 +1,7 @@
 // What a CLIP text tower is built from: open_clip's model_cfg (or the open_clip_config.json around it),
 // checked.
-import { readFileSync } from 'node:fs';
 import { Failure } from '../io/failure.ts';
-import { osFailure } from '../io/oserror.ts';
+import { readJsonFile } from '../io/read-json.ts';
 import { CLIP_CONTEXT, CLIP_VOCABULARY } from './bpe.ts';
 
 export interface ClipTextConfig {
@@ -91,20 +90,7 @@ export function clipTextConfig(json: unknown, where: string): ClipTextConfig {
 
 /** The same out of a file. */
 export function readClipTextConfig(path: string): ClipTextConfig {
-  let text: string;
-  try {
-    text = readFileSync(path, 'utf8');
-  } catch (error) {
-    throw osFailure(error, path, 'read');
-  }
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (error) {
-    const why = `broken JSON: ${error instanceof Error ? error.message : error}`;
-    throw new Failure({ what: path, why, fix: 'Copy or download it again' });
-  }
-  return clipTextConfig(json, path);
+  return clipTextConfig(readJsonFile(path), path);
 }
 
 function refuse(where: string, key: string, why: string): Failure {

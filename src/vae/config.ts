@@ -1,7 +1,6 @@
 // What an autoencoder of the SDXL family is built from: diffusers' config.json of an AutoencoderKL, checked.
-import { readFileSync } from 'node:fs';
 import { Failure } from '../io/failure.ts';
-import { osFailure } from '../io/oserror.ts';
+import { readJsonFile } from '../io/read-json.ts';
 
 /** Names and meaning as in diffusers' `AutoencoderKL.__init__`. */
 export interface VaeConfig {
@@ -84,20 +83,7 @@ export function readVaeConfig(json: unknown, where: string): VaeConfig {
 
 /** The same out of a file. */
 export function readVaeConfigFile(path: string): VaeConfig {
-  let text: string;
-  try {
-    text = readFileSync(path, 'utf8');
-  } catch (error) {
-    throw osFailure(error, path, 'read');
-  }
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (error) {
-    const why = `broken JSON: ${error instanceof Error ? error.message : error}`;
-    throw new Failure({ what: path, why, fix: 'Copy or download it again' });
-  }
-  return readVaeConfig(json, path);
+  return readVaeConfig(readJsonFile(path), path);
 }
 
 /** Values of a JSON object; null counts as absent, as in diffusers. */
