@@ -3,6 +3,7 @@ import { norm, residual } from '../plan/ops/norm.ts';
 import { residualNorm } from '../plan/ops/residual-norm.ts';
 import type { Handle, Parameters } from '../plan/params.ts';
 import { columns, type Tensor } from '../plan/tensor.ts';
+import { traceOf } from '../plan/trace.ts';
 import type { BlockConfig } from './config.ts';
 import {
   applyLinear,
@@ -88,6 +89,7 @@ export function ditBlock(
   const [x2, h3] = residualNorm(x1, null, cross, w(b.norm3), g.eps, scaleMlp, shiftMlp);
   const mlp = feedForward(g, b.mlp, h3, K, `${b.name}.mlp`);
   const x3 = residual(x2, gateMlp, mlp);
+  traceOf(x3).keep(x3);
   g.tap?.(`${b.name}.attn`, attn);
   g.tap?.(`${b.name}.cross_attn`, cross);
   g.tap?.(`${b.name}.mlp`, mlp);

@@ -6,6 +6,7 @@ import { norm } from '../plan/ops/norm.ts';
 import { residual } from '../plan/ops/norm.ts';
 import { addRows, appendConstant, gatherRows, meanTokens } from '../plan/ops/rows.ts';
 import type { Handle, Parameters } from '../plan/params.ts';
+import { traceOf } from '../plan/trace.ts';
 import { columns, reshape, type Tensor } from '../plan/tensor.ts';
 import { type Block, declareBlock, ditBlock } from './block.ts';
 import {
@@ -181,6 +182,7 @@ export function embedCaption(g: Context, m: DiT, y: Tensor): Caption {
   g.tap?.('pooled', pooled);
   const mixerTokens = applyMap(g, m.mapY, tokens);
   if (m.mixer.length) g.tap?.('mixer_y', mixerTokens);
+  traceOf(y).keep(tokens, mixerTokens, pooled);
   return { tokens, mixerTokens, pooled };
 }
 
@@ -254,6 +256,7 @@ export function denoiseTokens(
   const cond = add(embedNoise(g, m, cNoise), pooled);
   g.tap?.('cond', cond);
   const c = geluTanh(cond);
+  traceOf(c).keep(c); // every block reads it
   const positions = w(m.posEmbed);
   let x = addRows(applyLinear(g, m.xEmbedder, patches), reshape(positions, positions.shape.slice(1)));
   g.tap?.('x_embed_pos', x);

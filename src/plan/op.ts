@@ -78,6 +78,8 @@ export interface Op {
   readonly writes: readonly ('set' | 'add' | 'either')[];
   /** Pairs [output, input] that may share memory when the input ends here. */
   readonly inPlace?: readonly (readonly [number, number])[];
+  /** Little work for its bytes: gradients may have its result made again rather than kept (recompute.ts). */
+  readonly cheap?: true;
   /** Largest normalised mean square error of float32 against float64, with the reason for the number. */
   readonly tolerance: { readonly nmse: number; readonly why: string };
   /** Floating point operations; bytes are those of all operands unless given. */

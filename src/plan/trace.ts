@@ -14,6 +14,8 @@ export class Trace {
   readonly nodes: Node[] = [];
   readonly inputs = new Map<string, Tensor>();
   readonly outputs = new Map<string, Tensor>();
+  /** Storages whose values stay until their gradients are made, however much is recomputed. */
+  readonly kept = new Set<number>();
   private storages = 0;
   private inputEnd = 0;
 
@@ -47,6 +49,11 @@ export class Trace {
   /** Keeps a tensor readable by the host after each run, under a name. */
   output(name: string, tensor: Tensor): void {
     this.outputs.set(name, tensor);
+  }
+
+  /** Says that a tensor is not to be made a second time: what others are made from again. */
+  keep(...tensors: readonly Tensor[]): void {
+    for (const { storage } of tensors) this.kept.add(storage.id);
   }
 
   /** Appends one op; its outputs get new arena memory. */

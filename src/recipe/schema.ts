@@ -3,6 +3,7 @@
 // that a config of either program reads the same; `masking` and `preset` are ours.
 
 import { SAMPLERS } from '../diffusion/solvers.ts';
+import { RECOMPUTE } from '../plan/recompute.ts';
 import { bool, choice, type Field, int, interval, LARGEST, real, reals, text, texts } from './field.ts';
 
 const channels = { min: 1, unit: 'channels' } as const;
@@ -122,6 +123,11 @@ const train = {
     0,
     { min: 0, unit: 'images' },
     'Pictures in one pass; a step adds up passes (0 = batch_size)',
+  ),
+  recompute: choice(
+    'none',
+    RECOMPUTE,
+    'Forward results that gradients make again rather than keep: less memory, more work, equal bits',
   ),
   seed: int(0, seed, 'Seed of weights, noise, masks and caption dropout'),
   checkpoint_every: interval('5m', 'Steps or time between checkpoints (0 = only at the end)'),

@@ -116,7 +116,7 @@ export function recipeOfRun(folder: string): Recipe | null {
   }
 }
 
-/** The first stages of a recipe without the keys that may change between sittings. */
+/** The first stages of a recipe without the keys that may change between sittings: none changes a bit. */
 function bare(recipe: Recipe, stages: number): unknown {
   const { batch_size, micro_batch, seed } = recipe.train;
   const stage = recipe.stage.slice(0, stages).map((row) => ({ ...row, steps: 0 }));

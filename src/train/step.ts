@@ -9,6 +9,7 @@ import { drawKeep, drawMask, drawSigma, gaussian, PURPOSE, initConst } from '../
 import { scaleImages } from '../plan/ops/rows.ts';
 import type { Parameter, Parameters } from '../plan/params.ts';
 import { freeze, type Plan } from '../plan/plan.ts';
+import { type Recompute, recompute } from '../plan/recompute.ts';
 import type { Tensor } from '../plan/tensor.ts';
 import { Trace } from '../plan/trace.ts';
 import type { ElemBytes } from '../backend/backend.ts';
@@ -26,6 +27,8 @@ export interface MicroStep {
   readonly P_std: number;
   readonly sigmaData: number;
   readonly captionDropout: number;
+  /** What gradients have made again rather than kept. */
+  readonly recompute: Recompute;
   /** Caption length, where captions come as embeddings. */
   readonly captionLength?: number;
 }
@@ -71,7 +74,7 @@ export function microStepPlan(network: Network, step: MicroStep, elemBytes: Elem
     ids: kept === null ? null : drawMask(places, seed, tokenCount(network.dit.config), kept),
     y,
   });
-  finishMicroStep(trace, loss, N * step.passes);
+  finishMicroStep(trace, loss, N * step.passes, step.recompute);
   return freeze('micro-step', trace, { elemBytes });
 }
 
@@ -86,12 +89,14 @@ export function traceLoss(g: Context, network: Network, sigmaData: number, t: Tr
 }
 
 /** Appends the gradient of the mean loss over `images` images, and adds the losses to the state block. */
-export function finishMicroStep(trace: Trace, loss: Tensor, images: number): void {
+export function finishMicroStep(trace: Trace, loss: Tensor, images: number, level: Recompute = 'none'): void {
+  const forward = trace.nodes.length;
   trace.output('loss', loss);
   const share = trace.fresh({ shape: loss.shape, elem: loss.storage.elem }, 'd(mean loss)');
   initConst(share, 1 / images);
   backward(trace, [[loss, share]]);
   addLoss(loss, stateBlock(trace));
+  recompute(trace, forward, level);
 }
 
 export interface UpdateOptions {

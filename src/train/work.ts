@@ -27,6 +27,7 @@ export function stageWork(recipe: Recipe, stage: Stage): StageWork {
       P_std: diffusion.P_std,
       sigmaData: diffusion.sigma_data,
       captionDropout: data.caption_dropout,
+      recompute: train.recompute,
       captionLength: text.length,
     },
     update: {

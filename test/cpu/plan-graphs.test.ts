@@ -3,6 +3,7 @@
 import { describe, expect, spyOn, test } from 'bun:test';
 import type { Backend, Numbers } from '../../src/backend/backend.ts';
 import { words } from '../../src/plan/ops/random.ts';
+import { RECOMPUTE, type Recompute } from '../../src/plan/recompute.ts';
 import { readNumbers, Runner } from '../../src/plan/runner.ts';
 import { product } from '../../src/plan/tensor.ts';
 import { resolveRecipe } from '../../src/recipe/resolve.ts';
@@ -34,7 +35,7 @@ describe('replay of a micro-step', () => {
   const { recipe } = resolveRecipe({ given: { origin: 'test', values } });
   const network = declareNetwork(recipe.model, recipe.text);
 
-  function micro(backend: Backend): Runner {
+  function micro(backend: Backend, level: Recompute = 'none'): Runner {
     const { parameters } = network;
     const weight = allocFlat(backend, parameters, 'all');
     const shared = {
@@ -45,7 +46,8 @@ describe('replay of a micro-step', () => {
     };
     initialiseWeights(backend, weight, parameters, 5);
     const { step } = stageWork(recipe, recipe.stage[0]!);
-    const runner = new Runner(backend, microStepPlan(network, step, backend.elemBytes), shared);
+    const plan = microStepPlan(network, { ...step, recompute: level }, backend.elemBytes);
+    const runner = new Runner(backend, plan, shared);
     for (const [name, { shape, elem }] of runner.plan.inputs) {
       if (name === 'seed') runner.set(name, words(7));
       else if (elem === 'i32')
@@ -89,6 +91,17 @@ describe('replay of a micro-step', () => {
       }
     }
     runner.free();
+  });
+
+  test('recomputation takes less memory and changes no bit', () => {
+    const runners = RECOMPUTE.map((level) => micro(f32, level));
+    const [none, cheap, blocks] = runners.map((runner) => results(runner, 0xff));
+    expect(cheap).toEqual(none!);
+    expect(blocks).toEqual(none!);
+    const arenas = runners.map((runner) => runner.regions.arena!.bytes);
+    expect(arenas[1]).toBeLessThan(arenas[0]!);
+    expect(arenas[2]).toBeLessThan(arenas[1]!);
+    for (const runner of runners) runner.free();
   });
 
   test('a run is one native call and takes no memory', () => {

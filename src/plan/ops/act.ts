@@ -75,6 +75,7 @@ function activation(name: string, formula: string, slope: string, flops: number)
     },
     writes: ['set'],
     inPlace: [[0, 0]],
+    cheap: true,
     tolerance: { nmse: 1e-12, why: 'one float32 function of one number, a few units in the last place' },
     flops: (node) => flops * count(need(node.inputs[0], name)),
   });
@@ -154,6 +155,7 @@ export const swigluFwd = defineOp({
     [0, 0],
     [0, 1],
   ],
+  cheap: true,
   tolerance: { nmse: 1e-12, why: 'one float32 sigmoid and two products' },
   flops: (node) => 18 * count(need(node.inputs[0], 'swiglu_fwd')),
 });
@@ -201,6 +203,7 @@ export const addFwd = defineOp({
     [0, 0],
     [0, 1],
   ],
+  cheap: true,
   tolerance: { nmse: 1e-13, why: 'one float32 sum' },
   flops: (node) => count(need(node.inputs[0], 'add_fwd')),
 });

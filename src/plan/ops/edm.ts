@@ -75,6 +75,7 @@ export const addNoiseOp = defineOp({
   },
   backward: 'images are data',
   writes: ['set'],
+  cheap: true,
   tolerance: FEW,
   flops: (node) => 2 * count(need(node.inputs[0], 'add_noise')),
 });

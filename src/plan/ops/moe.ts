@@ -187,6 +187,7 @@ export const dispatchFwd = defineOp({
     if (dx) b.append(dispatchBwd, [dy, index, slot], [dx]);
   },
   writes: ['set'],
+  cheap: true,
   tolerance: COPY,
   flops: () => 0,
 });

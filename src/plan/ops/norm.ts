@@ -67,6 +67,7 @@ export const normFwd = defineOp({
     ]);
   },
   writes: ['set', 'set', 'set'],
+  cheap: true,
   tolerance: NORM_NMSE,
   flops: (node) => 8 * count(need(node.inputs[0], 'norm_fwd')),
 });
@@ -226,6 +227,7 @@ export const residualFwd = defineOp({
     [0, 1],
     [0, 0],
   ],
+  cheap: true,
   tolerance: { nmse: 1e-13, why: 'one product and one sum' },
   flops: (node) => 2 * count(need(node.inputs[0], 'residual_fwd')),
 });

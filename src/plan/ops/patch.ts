@@ -37,6 +37,7 @@ export const patchifyOp = defineOp({
   },
   backward: 'images are data',
   writes: ['set'],
+  cheap: true,
   tolerance: { nmse: 1e-13, why: 'one product per element' },
   flops: (node) => (node.inputs[1] ? count(need(node.inputs[0], 'patchify')) : 0),
 });

@@ -71,6 +71,7 @@ export const residualNormFwd = defineOp({
     ]);
   },
   writes: ['set', 'set', 'set', 'set'],
+  cheap: true,
   tolerance: { nmse: 1e-11, why: 'float32 sums over one row, then a few products' },
   flops: (node) => 10 * count(need(node.inputs[0], 'residual_norm_fwd')),
 });

@@ -39,6 +39,7 @@ export const keepSlotsOp = defineOp({
   },
   backward: 'places are not numbers',
   writes: ['set'],
+  cheap: true,
   tolerance: EXACT,
   flops: () => 0,
 });
@@ -79,6 +80,7 @@ export const gatherRowsOp = defineOp({
     b.append(gatherRowsBwd, [slots[0] ?? null, dy], [dx]);
   },
   writes: ['set'],
+  cheap: true,
   tolerance: EXACT,
   flops: () => 0,
 });
@@ -141,6 +143,7 @@ export const meanTokensOp = defineOp({
     if (dx && dy) b.append(meanTokensBwd, [dy], [dx], { S: node.inputs[0]?.shape[1] ?? 1 });
   },
   writes: ['set'],
+  cheap: true,
   tolerance: { nmse: 1e-12, why: 'a float32 sum over the tokens of an image' },
   flops: (node) => count(need(node.inputs[0], 'mean_tokens')),
 });
@@ -205,6 +208,7 @@ export const addRowsOp = defineOp({
   },
   writes: ['set'],
   inPlace: [[0, 0]],
+  cheap: true,
   tolerance: ROUNDED,
   flops: (node) => count(need(node.inputs[0], 'add_rows')),
 });
@@ -270,6 +274,7 @@ export const scaleImagesOp = defineOp({
   },
   writes: ['either'],
   inPlace: [[0, 0]],
+  cheap: true,
   tolerance: ROUNDED,
   flops: (node) => count(need(node.inputs[0], 'scale_images')),
 });

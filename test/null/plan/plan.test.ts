@@ -7,6 +7,7 @@ import { add, geluTanh, swiglu } from '../../../src/plan/ops/act.ts';
 import { attention } from '../../../src/plan/ops/attention.ts';
 import { linear } from '../../../src/plan/ops/linear.ts';
 import { norm, residual } from '../../../src/plan/ops/norm.ts';
+import { RECOMPUTE } from '../../../src/plan/recompute.ts';
 import { freeze, type FreezeOptions, type Plan, printPlan } from '../../../src/plan/plan.ts';
 import { Runner } from '../../../src/plan/runner.ts';
 import { columns, reshape, slices, type Tensor } from '../../../src/plan/tensor.ts';
@@ -145,8 +146,40 @@ function nanoStep(): Plan {
   return microStepPlan(network, stageWork(recipe, recipe.stage[0]!).step, elemBytes);
 }
 
+const bf16 = { act: 2, real: 4, i32: 4 };
+
+/** Per image of MicroDiT_XL_2 at 256 px in bfloat16, three quarters masked. */
+describe('recomputation', () => {
+  const { recipe } = resolveRecipe({
+    given: { origin: 'test', values: { model: { preset: 'MicroDiT_XL_2' }, stage: [{ mask_ratio: 0.75 }] } },
+  });
+  const network = declareNetwork(recipe.model, null);
+  const { step } = stageWork(recipe, recipe.stage[0]!);
+  const [none, cheap, blocks] = RECOMPUTE.map((recompute) => {
+    const [four, two] = [4, 2].map((batch) => {
+      const numbers = { ...step, batch, passes: 1, recompute, captionLength: 77 };
+      return microStepPlan(network, numbers, bf16);
+    });
+    return {
+      bytes: (four!.program.spaceBytes.arena! - two!.program.spaceBytes.arena!) / 2,
+      flops: (four!.flops - two!.flops) / 2,
+    };
+  });
+
+  // The counts of arena bytes that the design was made with: 182, 110 and 20 MB.
+  test('takes the memory that it is for', () => {
+    expect(none!.bytes / 1e6).toBeWithin(170, 200);
+    expect(cheap!.bytes / 1e6).toBeWithin(100, 120);
+    expect(blocks!.bytes / 1e6).toBeWithin(15, 25);
+  });
+
+  test('costs a third of the work for whole blocks, next to none for cheap ops', () => {
+    expect(cheap!.flops / none!.flops).toBeWithin(1, 1.01);
+    expect(blocks!.flops / none!.flops).toBeWithin(1.25, 1.34);
+  });
+});
+
 describe('bfloat16', () => {
-  const bf16 = { act: 2, real: 4, i32: 4 };
   const { recipe } = resolveRecipe({
     given: { origin: 'test', values: { model: { preset: 'nano', depth: 2 }, stage: [{ batch_size: 2 }] } },
   });
