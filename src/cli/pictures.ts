@@ -5,15 +5,13 @@ import { dirname } from 'node:path';
 import { cleanLeftovers, makeFolder, writeWholeFile } from '../io/atomic.ts';
 import { Failure } from '../io/failure.ts';
 import { withCanvas } from '../io/figure/canvas.ts';
-import type { ImageSettings } from '../io/parameters.ts';
 import { decodeRecord, type JsonRecord } from '../io/jsonl.ts';
 import { osFailure } from '../io/oserror.ts';
-import { settingsTexts } from '../io/parameters.ts';
-import { checkWholePng, encodePng, type Pixels, type PngText, pngTextOf } from '../io/png.ts';
+import { checkWholePng, type Pixels, type PngText, pngTextOf } from '../io/png.ts';
 import type { Job } from '../sample/batches.ts';
 import type { Destination, Names } from '../sample/destination.ts';
 import type { Model } from '../sample/model-file.ts';
-import { enlarge } from '../sample/pixels.ts';
+import { intervalOf, pictureFile, pictureTexts } from '../sample/picture-file.ts';
 import { type ErrorRecord, type ImageRecord, jsonRecord, packRecord } from '../sample/records.ts';
 import type { Picture } from '../sample/sampler.ts';
 import { stdout } from './stdout.ts';
@@ -87,9 +85,9 @@ export class PictureWriter {
       this.error(job.index, 'the picture is not finite (NaN): the model or the settings are out of range');
       return;
     }
-    const { scale, destination, format } = this.parts;
-    const pixels = enlarge(picture.pixels, scale);
-    const png = encodePng(pixels, this.texts(job, pixels, picture.truncated));
+    const { destination, format } = this.parts;
+    const drawn = { pixels: picture.pixels, truncated: picture.truncated };
+    const { png, pixels } = pictureFile(job, drawn, { ...this.parts, version });
     if (file !== null && !this.writeFile(job, file, png)) return;
     this.pictures++;
     if (picture.truncated) this.truncated++;
@@ -167,29 +165,7 @@ export class PictureWriter {
   }
 
   private texts(job: Job, size: Size, truncated: boolean): PngText[] {
-    return settingsTexts(this.settings(job, size, truncated), `microdiff ${version}`);
-  }
-
-  private settings(job: Job, { width, height }: Size, truncated: boolean): ImageSettings {
-    const { model, scale } = this.parts;
-    return {
-      prompt: job.prompt,
-      ...(job.negative_prompt === '' ? {} : { negativePrompt: job.negative_prompt }),
-      seed: job.seed,
-      steps: job.steps,
-      cfgScale: job.cfg_scale,
-      sampler: job.sampler,
-      width,
-      height,
-      model: model.name,
-      more: {
-        model_step: model.step,
-        scale,
-        ...this.parts.beside,
-        ...intervalOf(job),
-        ...(truncated ? { truncated } : {}),
-      },
-    };
+    return pictureTexts(job, size, truncated, { ...this.parts, version });
   }
 
   private record(
@@ -224,10 +200,6 @@ export class PictureWriter {
     this.parts.makeRoom();
     stdout.write(data);
   }
-}
-
-function intervalOf({ guidance_interval }: Job): Pick<ImageRecord, 'guidance_interval'> {
-  return guidance_interval === null ? {} : { guidance_interval };
 }
 
 /** What a picture says about itself in JSON. */

@@ -25,6 +25,21 @@ export interface PictureRequest {
   readonly guidance_interval?: Interval | null;
 }
 
+/** What a caller sees of a batch after each step of the solver. */
+export interface StepView {
+  /** Steps done, from 1, of all. */
+  readonly step: number;
+  readonly steps: number;
+  /** Picture n as the network guesses it now, from what is still noisy; made when it is asked for. */
+  estimate(n: number): Pixels | null;
+}
+
+export interface Watch {
+  readonly onStep?: (view: StepView) => void;
+  /** Looked at between two steps: the batch ends by throwing its reason. */
+  readonly signal?: AbortSignal;
+}
+
 export interface Picture {
   /** null when the numbers were not finite. */
   readonly pixels: Pixels | null;
@@ -74,7 +89,7 @@ export class Sampler {
   ) {}
 
   /** Pictures of requests that fit together, at most the batch size. Other tasks run between two steps. */
-  async sample(requests: readonly PictureRequest[]): Promise<Picture[]> {
+  async sample(requests: readonly PictureRequest[], watch: Watch = {}): Promise<Picture[]> {
     const first = requests[0];
     if (!first) return [];
     if (requests.length > this.batchSize || !requests.every((other) => fitTogether(first, other))) {
@@ -92,19 +107,24 @@ export class Sampler {
     const kinds = new Set(levels.slice(0, -1).map(guidanceAt)); // no solver looks at level 0
     const prepared = new Map([...kinds].map((kind) => [kind, this.prepare(kind, rows.length)]));
     const truncated = this.setCaptions(prepared, rows);
-    const denoise = (x: Float64Array, sigma: number) =>
-      prepared.get(guidanceAt(sigma))!.denoiser.denoise(x, sigma, first.cfg_scale);
+    let guess: ArrayLike<number> = [];
+    const denoise = (x: Float64Array, sigma: number) => {
+      guess = prepared.get(guidanceAt(sigma))!.denoiser.denoise(x, sigma, first.cfg_scale);
+      return guess;
+    };
     const { noise } = prepared.get(guidanceAt(levels[0]!))!;
+    const { decoder } = this.model;
+    const pixels = (images: ArrayLike<number>, n: number) =>
+      decoder ? decoder.decode(images, n) : pixelsOf(images, n, model.input_size);
     let images = new Float64Array(0);
+    let step = 0;
     for (const x of solve(denoise, noise.draw(rows.map((r) => r.seed)), levels)) {
       images = x;
+      watch.onStep?.({ step: ++step, steps: first.steps, estimate: (n) => pixels(guess, n) });
       await new Promise((resolve) => setImmediate(resolve));
+      watch.signal?.throwIfAborted();
     }
-    const { decoder } = this.model;
-    return requests.map((_, n) => ({
-      pixels: decoder ? decoder.decode(images, n) : pixelsOf(images, n, model.input_size),
-      truncated: truncated[n]!,
-    }));
+    return requests.map((_, n) => ({ pixels: pixels(images, n), truncated: truncated[n]! }));
   }
 
   free(): void {

@@ -10,7 +10,13 @@ import { Denoiser } from '../../../src/sample/denoiser.ts';
 import { loadModel, saveModel } from '../../../src/sample/model-file.ts';
 import { SampleNoise } from '../../../src/sample/noise.ts';
 import { pixelsOf } from '../../../src/sample/pixels.ts';
-import { levelsOf, type PictureRequest, Sampler, sampleImages } from '../../../src/sample/sampler.ts';
+import {
+  levelsOf,
+  type PictureRequest,
+  Sampler,
+  sampleImages,
+  type StepView,
+} from '../../../src/sample/sampler.ts';
 import { writeWeight } from '../../../src/sample/weights.ts';
 import { bothBackends } from '../op-case.ts';
 import { tinyModel } from './tiny-model.ts';
@@ -178,6 +184,38 @@ describe('a guidance interval', () => {
     expect(rows).toEqual([1, 2, 2, 2, 2, 1, 1]);
     expect(picture).not.toEqual(await draw({ negative_prompt: n }));
     expect(picture).not.toEqual(await draw({ cfg_scale: 1 }));
+  });
+});
+
+describe('what can be seen of a batch on its way', () => {
+  const sampler = new Sampler(f32, tinyModel(f32), 2);
+  const requests = [request({ steps: 3 }), request({ steps: 3, seed: 2 })];
+
+  test('an estimate after each step; watching changes no bit; the last is the picture itself', async () => {
+    const seen: unknown[] = [];
+    const estimates: unknown[] = [];
+    const onStep = ({ step, steps, estimate }: StepView) => {
+      seen.push([step, steps]);
+      estimates.push(estimate(1));
+    };
+    const pictures = await sampler.sample(requests, { onStep });
+    expect(seen).toEqual([1, 2, 3].map((step) => [step, 3]));
+    expect(pictures).toEqual(await sampler.sample(requests));
+    // The step to level 0 is x = D but for rounding.
+    expect(estimates[2]).toEqual(pictures[1]!.pixels);
+    expect(estimates[0]).not.toEqual(estimates[2]);
+    expect(estimates[0]).toMatchObject({ width: 8, height: 8 });
+  });
+
+  test('a batch that nobody waits for ends between two steps', async () => {
+    const stop = new AbortController();
+    let steps = 0;
+    const onStep = () => {
+      steps++;
+      stop.abort(new Error('gone'));
+    };
+    await expect(sampler.sample(requests, { onStep, signal: stop.signal })).rejects.toThrow('gone');
+    expect(steps).toBe(1);
   });
 });
 
