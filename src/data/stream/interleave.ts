@@ -24,7 +24,8 @@ export class Interleave {
 
   /**
    * weights: one a set, relative to each other; 0 = never. Whole numbers up to a sum of 2^26, and decimals up
-   * to six places, are kept exactly; others are rounded to shares of 2^26, at least 1 where there is a weight.
+   * to six places, are kept exactly; others are rounded to shares of 2^26, at least 1 where there is a
+   * weight.
    */
   constructor(weights: readonly number[]) {
     this.shares = wholeShares(weights);
