@@ -63,6 +63,7 @@ enum md_status {
   MD_BAD_COMMAND = 3,  // a packed command is malformed; nothing after it has run
   MD_NO_MEMORY = 4,
   MD_NOT_READY = 5,  // md_init has not succeeded
+  MD_NOT_CONVERGED = 6,
 };
 
 // threads = 0: as many as this process may run on. A second call with the same number changes nothing;
@@ -97,6 +98,18 @@ MD_API void *md_alloc(long bytes);
 MD_API void md_free(void *memory, long bytes);
 MD_API void md_copy(void *to, const void *from, long bytes);
 MD_API void md_fill(void *to, int byte, long bytes);
+
+// Statistics, in float64 and on the calling thread (lapack.cpp); matrices are row-major. After md_init.
+// a [n, n]: its lower triangle. Eigenvalues [n], the smallest first; with vectors, row i of a becomes that of
+// value i, else a is destroyed.
+MD_API int md_symmetric_eigen(int vectors, long n, double *a, double *values);
+// a [rows, columns], destroyed. Singular values [min(rows, columns)], the largest first.
+MD_API int md_singular_values(long rows, long columns, double *a, double *values);
+// c [m, n] = op(a) op(b), k deep.
+MD_API void md_product_f64(int trans_a, int trans_b, long m, long n, long k, const double *a, const double *b,
+                           double *c);
+// The lower triangle of c [columns, columns] += x^T x, x [rows, columns].
+MD_API void md_add_scatter_f64(long rows, long columns, const double *x, double *c);
 
 // Opens a library and closes it again; writes the loader's own words when that fails (length 0: it opened).
 MD_API long md_dlopen_reason(const char *path, char *out, long n);

@@ -1,5 +1,6 @@
 // Command: conformance of this build, on this machine, with a folder of golden data.
 
+import { openLapack } from '../../ffi/lapack.ts';
 import type { GroupResult } from '../eval/conformance.ts';
 import { verify as verifyFolder } from '../eval/verify.ts';
 import { EXIT, Failure } from '../io/failure.ts';
@@ -30,9 +31,10 @@ export const verify = command({
     // Where the device rounds to bfloat16, the CPU says which tokens float32 gives the experts.
     const { cpuBackend } = await import('../backend/cpu.ts');
     const recorder = backend.elemBytes.act === 2 ? await cpuBackend(values.threads) : undefined;
+    const options = { backend, recorder, training: TRAINING, lapack: await openLapack() };
     const groups: GroupResult[] = [];
     if (!values.json) stdout.line(row(['group', 'largest error', 'bound', 'result', 'worst']));
-    for (const group of verifyFolder(dir, { backend, recorder, training: TRAINING })) {
+    for (const group of verifyFolder(dir, options)) {
       groups.push(group);
       if (!values.json) stdout.line(tableLine(group));
     }

@@ -1,11 +1,13 @@
 // Conformance of this build with golden data: which part a folder holds, told by its files, and its checks.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Lapack } from '../../ffi/lapack.ts';
 import { Failure } from '../io/failure.ts';
 import { osFailure } from '../io/oserror.ts';
 import { verifyCaptionClean, verifyTokenizer } from './captions.ts';
 import { verifyClipText } from './clip-text.ts';
 import { type GroupResult, skipped } from './conformance.ts';
+import { verifyDistances } from './fid-set.ts';
 import { JsonObject } from './json-file.ts';
 import { isMicrodit, type MicroditOptions, verifyMicrodit } from './microdit.ts';
 import { verifyVae } from './vae.ts';
@@ -36,14 +38,20 @@ const PARTS: Readonly<Record<string, Recognise>> = {
   'caption-clean': captions(false),
 };
 
+export interface VerifyOptions extends MicroditOptions {
+  /** For the part `fid`, which is skipped without. */
+  readonly lapack?: Lapack;
+}
+
 /** Every group of a folder's part, as it is done. A folder of no known part is a Failure. */
-export function* verify(dir: string, options: MicroditOptions): Generator<GroupResult> {
+export function* verify(dir: string, options: VerifyOptions): Generator<GroupResult> {
   const part = partOf(dir);
   if (part === 'microdit') yield* verifyMicrodit(dir, options);
   else if (part === 'clip-text') yield* verifyClipText(dir, options.backend);
   else if (part === 'tokenizer') yield* verifyTokenizer(dir);
   else if (part === 'caption-clean') yield* verifyCaptionClean(dir);
   else if (part === 'vae') yield* verifyVae(dir, { backend: options.backend });
+  else if (part === 'fid' && options.lapack) yield* verifyDistances(dir, options.lapack);
   else yield skipped(part, 'the reader of this part is not built yet');
 }
 

@@ -1,8 +1,9 @@
-// The directory of a zip archive whose entries are stored, not compressed (as torch.save writes them), zip64
-// included. Every size and place is checked against the others before anything is believed: entries that
-// overlap, that stand there twice or that lie outside the file are refused.
+// The directory of a zip archive, zip64 included: entries stored as torch.save writes them, or deflated as
+// numpy's savez_compressed does, where the caller takes such. Every size and place is checked against the
+// others before anything is believed: entries that overlap, that stand there twice or that lie outside the
+// file are refused.
 
-import { crc32 } from 'node:zlib';
+import { crc32, inflateRawSync } from 'node:zlib';
 import { decode } from './byte-cursor.ts';
 import { Failure } from './failure.ts';
 import type { Source } from './source.ts';
@@ -14,7 +15,18 @@ export interface ZipEntry {
   readonly crc: number;
   /** Where the bytes begin, counted from the beginning of the file. */
   readonly position: number;
+  /** As many as `bytes` where they are stored as they are; else deflated. */
+  readonly packed: number;
+  readonly deflated: boolean;
 }
+
+export interface ZipOptions {
+  /** Entries may be deflated; else one such is refused. */
+  readonly deflated?: boolean;
+}
+
+const STORED = 0;
+const DEFLATED = 8;
 
 const SIGNATURE = {
   local: 0x04034b50,
@@ -40,7 +52,7 @@ interface Directory {
 }
 
 /** Reads the directory; the names in its order. */
-export function readZip(source: Source): Map<string, ZipEntry> {
+export function readZip(source: Source, { deflated = false }: ZipOptions = {}): Map<string, ZipEntry> {
   const directory = findDirectory(source);
   const { position, bytes, entries } = directory;
   if (position + bytes > directory.end) throw refuse(source, 'its directory does not lie where it says');
@@ -53,13 +65,14 @@ export function readZip(source: Source): Map<string, ZipEntry> {
   const places: [begin: number, end: number, name: string][] = [];
   let at = 0;
   for (let i = 0; i < entries; i++) {
-    const record = readRecord(source, table, at);
+    const record = readRecord(source, table, at, deflated);
     at = record.next;
     const { name } = record;
     if (found.has(name)) throw refuse(source, `${JSON.stringify(name)} stands twice in its directory`);
     const data = checkLocal(source, record, directory.position);
-    found.set(name, { name, bytes: record.bytes, crc: record.crc, position: data });
-    places.push([record.local, data + record.bytes, name]);
+    const { bytes: whole, crc, packed, method } = record;
+    found.set(name, { name, bytes: whole, crc, position: data, packed, deflated: method === DEFLATED });
+    places.push([record.local, data + packed, name]);
   }
   if (at !== bytes) throw refuse(source, `its directory has ${bytes - at} bytes more than its entries`);
   places.sort((a, b) => a[0] - b[0]);
@@ -82,6 +95,29 @@ export function checkEntry(source: Source, entry: ZipEntry): void {
     crc = crc32(part, crc);
   }
   compareCrc(source, entry, crc);
+}
+
+/**
+ * All bytes of an entry, inflated where they are deflated, their checksum compared. An entry of more than
+ * `most` bytes is a Failure.
+ */
+export function readEntry(source: Source, entry: ZipEntry, most: number): Uint8Array<ArrayBuffer> {
+  if (entry.bytes > most || entry.packed > most) {
+    throw refuse(source, `${JSON.stringify(entry.name)} has ${entry.bytes} bytes, more than ${most}`);
+  }
+  let bytes = new Uint8Array(entry.packed);
+  source.fill(bytes, entry.position);
+  if (entry.deflated) {
+    const broken = () => refuse(source, `${JSON.stringify(entry.name)} cannot be inflated`);
+    try {
+      bytes = new Uint8Array(inflateRawSync(bytes, { maxOutputLength: Math.max(1, entry.bytes) }));
+    } catch {
+      throw broken(); // zlib's own words name neither file nor entry
+    }
+    if (bytes.length !== entry.bytes) throw broken();
+  }
+  compareCrc(source, entry, crc32(bytes));
+  return bytes;
 }
 
 /** Failure where the checksum of what was read is not that of the directory. */
@@ -146,6 +182,8 @@ function readEnd(source: Source, tail: DataView, at: number, place: number): Dir
 interface CentralRecord {
   readonly name: string;
   readonly bytes: number;
+  readonly packed: number;
+  readonly method: number;
   readonly crc: number;
   /** Place of the local header. */
   readonly local: number;
@@ -153,7 +191,12 @@ interface CentralRecord {
   readonly next: number;
 }
 
-function readRecord(source: Source, table: DataView<ArrayBuffer>, at: number): CentralRecord {
+function readRecord(
+  source: Source,
+  table: DataView<ArrayBuffer>,
+  at: number,
+  deflated: boolean,
+): CentralRecord {
   const left = table.byteLength - at;
   if (left < SIZE.central || table.getUint32(at, true) !== SIGNATURE.central) {
     throw refuse(source, `its directory is broken at entry byte ${at}`);
@@ -169,7 +212,7 @@ function readRecord(source: Source, table: DataView<ArrayBuffer>, at: number): C
     throw refuse(source, `${quoted} is encrypted`, 'Decrypt it first');
   }
   const method = table.getUint16(at + 10, true);
-  if (method !== 0) {
+  if (method !== STORED && !(deflated && method === DEFLATED)) {
     throw refuse(source, `${quoted} is compressed (method ${method})`, 'Pack it again uncompressed: zip -0');
   }
   const sizes = {
@@ -180,10 +223,10 @@ function readRecord(source: Source, table: DataView<ArrayBuffer>, at: number): C
   widen(sizes, table, at + SIZE.central + nameBytes, extraBytes, () =>
     refuse(source, `${quoted} lacks its sizes`),
   );
-  if (sizes.bytes !== sizes.packed) {
+  if (method === STORED && sizes.bytes !== sizes.packed) {
     throw refuse(source, `${quoted} has ${sizes.packed} bytes that stand for ${sizes.bytes}`);
   }
-  return { name, bytes: sizes.bytes, crc: table.getUint32(at + 16, true), local: sizes.local, next };
+  return { name, method, ...sizes, crc: table.getUint32(at + 16, true), next };
 }
 
 /** Puts in the 64-bit numbers of the zip64 field for those that are all ones. */
@@ -211,7 +254,8 @@ function widen(
 }
 
 /** Compares the header before an entry's bytes with the directory; returns where the bytes begin. */
-function checkLocal(source: Source, { name, bytes, local }: CentralRecord, directory: number): number {
+function checkLocal(source: Source, record: CentralRecord, directory: number): number {
+  const { name, packed, method, local } = record;
   const quoted = JSON.stringify(name.slice(0, 200));
   const lies = () => refuse(source, `${quoted} does not lie where the directory says`);
   if (local + SIZE.local > directory) throw lies();
@@ -219,9 +263,9 @@ function checkLocal(source: Source, { name, bytes, local }: CentralRecord, direc
   if (header.getUint32(0, true) !== SIGNATURE.local) throw lies();
   const nameBytes = header.getUint16(26, true);
   const data = local + SIZE.local + nameBytes + header.getUint16(28, true);
-  if (data + bytes > directory) throw lies();
+  if (data + packed > directory) throw lies();
   const own = decode(new Uint8Array(view(source, local + SIZE.local, nameBytes).buffer));
-  if (own !== name || header.getUint16(8, true) !== 0) {
+  if (own !== name || header.getUint16(8, true) !== method) {
     throw refuse(source, `the header of ${quoted} does not fit the directory`);
   }
   return data;
