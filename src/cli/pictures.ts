@@ -9,23 +9,20 @@ import { decodeRecord, type JsonRecord } from '../io/jsonl.ts';
 import { osFailure } from '../io/oserror.ts';
 import { checkWholePng, type Pixels, type PngText, pngTextOf } from '../io/png.ts';
 import type { Job } from '../sample/batches.ts';
-import type { Destination, Names } from '../sample/destination.ts';
+import { memberName, type Names } from '../sample/destination.ts';
 import type { Model } from '../sample/model-file.ts';
 import { intervalOf, pictureFile, pictureTexts } from '../sample/picture-file.ts';
-import { type ErrorRecord, type ImageRecord, jsonRecord, packRecord } from '../sample/records.ts';
+import type { ImageRecord } from '../sample/records.ts';
 import type { Picture } from '../sample/sampler.ts';
-import { stdout } from './stdout.ts';
+import type { RecordStream } from './record-stream.ts';
 import { version } from './version.ts';
 
 type Size = Pick<Pixels, 'width' | 'height'>;
 
-export type Format = 'jsonl' | 'msgpack';
-
 interface Parts {
-  readonly destination: Destination;
+  readonly records: RecordStream;
   /** null where nothing is written to files. */
   readonly names: Names | null;
-  readonly format: Format;
   readonly scale: number;
   /** Pictures whose file is there are not made again. */
   readonly skipExisting: boolean;
@@ -34,8 +31,6 @@ interface Parts {
   readonly beside: Pick<ImageRecord, 'clip' | 'vae'>;
   /** Called with why a file that is there is made again. */
   readonly onReplaced: (why: string) => void;
-  /** Called before anything is written on standard output. */
-  readonly makeRoom: () => void;
 }
 
 /** What is to be done for one picture: drawn into `file`, nothing (its record is at hand), or no way. */
@@ -76,7 +71,7 @@ export class PictureWriter {
   skip(record: ImageRecord): void {
     this.skipped++;
     if (record.file !== null) this.clean(dirname(record.file));
-    this.put(this.parts.format === 'jsonl' ? jsonRecord(record) : packRecord(record));
+    this.parts.records.known(record);
   }
 
   /** Writes one picture and its record; `seconds` is its share of the time of its batch. */
@@ -85,7 +80,7 @@ export class PictureWriter {
       this.error(job.index, 'the picture is not finite (NaN): the model or the settings are out of range');
       return;
     }
-    const { destination, format } = this.parts;
+    const { records } = this.parts;
     const drawn = { pixels: picture.pixels, truncated: picture.truncated };
     const { png, pixels } = pictureFile(job, drawn, { ...this.parts, version });
     if (file !== null && !this.writeFile(job, file, png)) return;
@@ -94,23 +89,13 @@ export class PictureWriter {
     if (this.withSheet && this.sheet.length < SHEET_LIMIT) {
       this.sheet.push({ pixels: picture.pixels, caption: job.prompt });
     }
-    if (destination.kind === 'stream' && format === 'jsonl') {
-      this.put(png);
-      return;
-    }
-    const record = this.record(job, file, pixels, seconds, picture.truncated);
-    this.put(format === 'jsonl' ? jsonRecord(record) : packRecord(record, file === null ? png : undefined));
+    records.picture(this.record(job, file, pixels, seconds, picture.truncated), png, memberName(job));
   }
 
   /** A line that gave no picture. */
   error(index: number, error: string): void {
     this.errors++;
-    const record: ErrorRecord = { index, error };
-    const { destination, format } = this.parts;
-    if (destination.kind === 'stream' && format === 'jsonl') {
-      throw new Failure({ what: `picture ${index}`, why: error });
-    }
-    this.put(format === 'jsonl' ? jsonRecord(record) : packRecord(record));
+    this.parts.records.error({ index, error });
   }
 
   /** Draws the sheet of the pictures so far; false when there are none. */
@@ -194,11 +179,6 @@ export class PictureWriter {
       ...(scale === 1 ? {} : { scale }),
       ...this.parts.beside,
     };
-  }
-
-  private put(data: string | Uint8Array): void {
-    this.parts.makeRoom();
-    stdout.write(data);
   }
 }
 

@@ -26,25 +26,30 @@ export class Source implements Disposable {
     let fd: number | undefined;
     try {
       fd = openSync(path, 'r');
-      const stat = fstatSync(fd);
-      if (!stat.isFile()) {
-        const why = stat.isDirectory() ? 'this is a folder, not a file' : 'this is not a regular file';
-        throw new Failure({ what: path, why, fix: 'Name a .safetensors file or one of torch.save' });
-      }
-      let open: number | undefined = fd;
-      return new Source(
-        path,
-        stat.size,
-        (into, position) => readSync(fd!, into, 0, into.length, position),
-        () => {
-          if (open !== undefined) closeSync(open);
-          open = undefined;
-        },
-      );
+      return Source.ofDescriptor(fd, path);
     } catch (error) {
       if (fd !== undefined) closeSync(fd);
       throw osFailure(error, path, 'read');
     }
+  }
+
+  /** The same for a file that is open; closing this closes it. `name` stands in messages. */
+  static ofDescriptor(fd: number, name: string): Source {
+    const stat = fstatSync(fd);
+    if (!stat.isFile()) {
+      const why = stat.isDirectory() ? 'this is a folder, not a file' : 'this is not a regular file';
+      throw new Failure({ what: name, why, fix: 'Name a file' });
+    }
+    let open: number | undefined = fd;
+    return new Source(
+      name,
+      stat.size,
+      (into, position) => readSync(fd, into, 0, into.length, position),
+      () => {
+        if (open !== undefined) closeSync(open);
+        open = undefined;
+      },
+    );
   }
 
   /** The same for bytes in memory; `name` stands in messages. */

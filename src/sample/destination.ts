@@ -71,11 +71,20 @@ function numberedName(pattern: string, index: number): string {
   );
 }
 
+/** What a picture is called in an archive: number, prompt (or the name that its line gave) and seed. */
+export function memberName({ index, prompt, seed, out }: Job): string {
+  const words = slug(out?.replace(/\.png$/i, '') ?? prompt, MEMBER_BYTES);
+  const parts = [String(index).padStart(6, '0'), words, ...(out === null ? [seed] : [])];
+  return parts.filter((part) => part !== '').join('-');
+}
+
 /** File names may have 255 bytes; this leaves room for number, seed and ending. */
 const MAX_BYTES = 80;
+/** The same for the 100 bytes of names in a tar archive. */
+const MEMBER_BYTES = 60;
 
 /** The letters and digits of a prompt, in lower case, with dashes between: `a-red-apple`. */
-function slug(prompt: string): string {
+function slug(prompt: string, most = MAX_BYTES): string {
   const words =
     prompt
       .normalize('NFC')
@@ -83,7 +92,7 @@ function slug(prompt: string): string {
       .match(/[\p{L}\p{N}\p{M}]+/gu) ?? [];
   let text = '';
   for (const char of words.join('-')) {
-    if (Buffer.byteLength(text + char) > MAX_BYTES) break;
+    if (Buffer.byteLength(text + char) > most) break;
     text += char;
   }
   return text.replace(/-$/, '');

@@ -3,8 +3,6 @@
 
 import type { Interval } from '../diffusion/heun.ts';
 import { SAMPLERS, type SamplerName } from '../diffusion/solvers.ts';
-import { type Row, readCsv } from '../io/csv.ts';
-import { Failure } from '../io/failure.ts';
 import { type Line, readLines } from '../io/lines.ts';
 import { LARGEST } from '../recipe/field.ts';
 import { didYouMean } from '../recipe/nearest.ts';
@@ -118,45 +116,4 @@ export async function* readPrompts(
   plain = false,
 ): AsyncGenerator<Prompt | BadPrompt> {
   for await (const line of readLines(source)) yield parsePrompt(line, plain);
-}
-
-/** The prompts of a CSV with a header, from the column of that name: a row a prompt, always plain text. */
-export async function* readColumn(
-  source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
-  column: string,
-): AsyncGenerator<Prompt | BadPrompt> {
-  let place: number | undefined;
-  for await (const row of readCsv(source)) {
-    if (place === undefined) {
-      place = placeOf(row, column);
-      continue;
-    }
-    const index = row.index - 1; // the header is no prompt
-    const text = 'error' in row ? undefined : row.fields[place];
-    if ('error' in row) yield { index, error: row.error };
-    else if (text !== undefined) yield parsePrompt({ index, text }, true);
-    else if (row.fields.length === 1 && row.fields[0] === '') yield { index, error: 'the line is blank' };
-    else
-      yield {
-        index,
-        error: `the row has ${fieldsWord(row.fields.length)}, ${column} is column ${place + 1}`,
-      };
-  }
-  if (place === undefined) throw noColumn(column, 'the CSV is empty');
-}
-
-function placeOf(header: Row, column: string): number {
-  if ('error' in header) throw noColumn(column, `the header of the CSV cannot be read: ${header.error}`);
-  const place = header.fields.indexOf(column);
-  if (place >= 0) return place;
-  const near = didYouMean(column, header.fields);
-  throw noColumn(column, `the CSV has the columns ${header.fields.join(', ').slice(0, 300)}`, near);
-}
-
-function noColumn(column: string, why: string, fix?: string): Failure {
-  return new Failure({ what: `--column ${column}`, why, fix: fix ?? 'The first row names the columns' });
-}
-
-function fieldsWord(n: number): string {
-  return n === 1 ? '1 field' : `${n} fields`;
 }

@@ -1,7 +1,7 @@
 // CSV: quotes, line breaks in fields, rows that are broken, chunks that end anywhere; prompts from a column.
 import { expect, test } from 'bun:test';
 import { readCsv } from '../../src/io/csv.ts';
-import { readColumn } from '../../src/sample/prompts.ts';
+import { csvColumn } from '../../src/sample/columns.ts';
 
 async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
   const out: T[] = [];
@@ -49,7 +49,7 @@ test('broken rows are errors in their place', async () => {
 });
 
 test('prompts from a column', async () => {
-  const items = (text: string, column = 'caption') => all(readColumn([Buffer.from(text)], column));
+  const items = (text: string, column = 'caption') => all(csvColumn([Buffer.from(text)], column));
   const text = 'id,caption\n1,"a fox, red"\n2\n3,\n4,"x"y\n5,{"prompt"}\n';
   expect(await items(text)).toEqual([
     { index: 0, prompt: 'a fox, red' },

@@ -1,58 +1,10 @@
 // The command sample from outside: records, files, streams, settings in pictures, errors, signals.
-import { afterAll, beforeAll, describe, expect, test } from 'bun:test';
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { describe, expect, test } from 'bun:test';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { unpackMultiple } from 'msgpackr';
 import { parseParameters } from '../../../src/io/parameters.ts';
 import { pngTextOf, readPngText } from '../../../src/io/png.ts';
-import { saveModel } from '../../../src/sample/model-file.ts';
-import { writeWeight } from '../../../src/sample/weights.ts';
-import { bothBackends } from '../op-case.ts';
-import { tinyModel } from './tiny-model.ts';
-
-const MAIN = join(import.meta.dir, '../../../src/cli/main.ts');
-const folder = mkdtempSync(join(tmpdir(), 'microdiff-sample-'));
-afterAll(() => rmSync(folder, { recursive: true }));
-const at = (...names: string[]) => join(folder, ...names);
-
-beforeAll(() => {
-  const { f32 } = bothBackends();
-  const model = tinyModel(f32);
-  const saved = { backend: f32, parameters: model.network.parameters, weights: model.weights.master };
-  const from = { recipe: model.recipe, version: '0.0.0', step: 5, data: null };
-  mkdirSync(at('run/checkpoints/step-5'), { recursive: true });
-  writeFileSync(at('run/latest'), 'step-5\n');
-  saveModel(at('run/checkpoints/step-5/model.safetensors'), saved, from);
-  saveModel(at('m.safetensors'), saved, from);
-  const last = model.network.parameters.find('final_layer.linear.weight')!;
-  writeWeight(f32, model.weights, last, new Float32Array(last.count).fill(Number.NaN));
-  saveModel(at('nan.safetensors'), saved, from);
-});
-
-function sample(args: readonly string[], stdin: string | Uint8Array = '', model = 'm.safetensors') {
-  const words = [MAIN, 'sample', '-m', model, '--threads', '1', ...args];
-  const env = { ...process.env, FORCE_COLOR: '', MICRODIFF_DEVICE: 'cpu' };
-  const options = { cwd: folder, stdin: Buffer.from(stdin), env };
-  const { exitCode, stdout, stderr } = Bun.spawnSync([process.execPath, ...words], options);
-  const out = stdout.toString();
-  const records = out.startsWith('{')
-    ? out
-        .trimEnd()
-        .split('\n')
-        .map((line) => JSON.parse(line))
-    : [];
-  return { code: exitCode, stdout, records, err: stderr.toString() };
-}
+import { at, folder, MAIN, sample } from './sample-command.ts';
 
 describe('pictures', () => {
   test('one a prompt, with a record and its settings inside', () => {
@@ -232,7 +184,8 @@ describe('streams', () => {
       ['a fox, red', 'the line is blank', '{a}'],
     ]);
     expect(sample(['--column', 'txt'], csv).err).toContain('the CSV has the columns id, text');
-    expect(sample(['--column', 'text', 'x']).code).toBe(2);
+    expect(sample(['--column', 'text', '-p', 'x']).code).toBe(2);
+    expect(sample(['--column', 'text', 'x.csv']).err).toContain('x.csv: cannot read: no such file');
   });
 
   test('a reader that goes ends it quietly', () => {
@@ -275,7 +228,7 @@ describe('streams', () => {
 describe('refusals', () => {
   test.each([
     [['-o', 'a.png', 'x', 'y'], 2, '2 pictures do not fit in one file'],
-    [['-o', '-', 'x', 'y'], 2, '2 PNGs in one stream. Say --format msgpack'],
+    [['-o', '-', 'x', 'y'], 2, '2 PNGs in one stream. Say --format tar or msgpack'],
     [['-o', '-'], 2, 'a stream of prompts makes more than one PNG'],
     [['--steps', '0', 'x'], 2, '--steps'],
     [['--cfg-scale', 'nan', 'x'], 2, '--cfg-scale'],
