@@ -1,4 +1,5 @@
-// What a call of sample asks for: its prompts, the settings that flags and an old picture give, and whether the
+// What a call of sample asks for: its prompts, the settings that flags and an old picture give, and whether
+// the
 // pictures can go where they are to go.
 import type { Interval } from '../diffusion/heun.ts';
 import type { ImageSettings } from '../io/parameters.ts';

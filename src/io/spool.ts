@@ -7,7 +7,9 @@ import { Writer } from './lines.ts';
 import { osFailure } from './oserror.ts';
 import { Source } from './source.ts';
 
-/** All of a stream as a source; `name` is what messages call it. A full disk is a Failure that names TMPDIR. */
+/**
+ * All of a stream as a source; `name` is what messages call it. A full disk is a Failure that names TMPDIR.
+ */
 export async function spool(stream: AsyncIterable<Uint8Array>, name: string): Promise<Source> {
   const place = `temporary copy of ${name} in ${tmpdir()} (TMPDIR)`;
   let fd: number | undefined;

@@ -1,10 +1,13 @@
-// Tar archives (POSIX ustar) as a stream of entries: the same bytes for the same files, since neither time nor
+// Tar archives (POSIX ustar) as a stream of entries: the same bytes for the same files, since neither time
+// nor
 // owner stands in them.
 import { Failure } from './failure.ts';
 
 const BLOCK = 512;
 
-/** Longest name in bytes; the field after it, which would take longer ones apart at a slash, is left empty. */
+/**
+ * Longest name in bytes; the field after it, which would take longer ones apart at a slash, is left empty.
+ */
 export const TAR_NAME_BYTES = 100;
 
 /** What ends an archive: two empty blocks. */
