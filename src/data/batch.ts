@@ -5,10 +5,12 @@ import { type Draw, Mix } from './mix.ts';
 import type { Source, SourceShape } from './source.ts';
 
 export interface Batch {
-  /** [N, 3, size, size] in [-1, 1]. */
-  readonly images: Float32Array;
-  /** [N, S, 2]; -1 is padding. */
-  readonly ids: Int32Array;
+  readonly inputs: {
+    /** [N, 3, size, size] in [-1, 1]. */
+    readonly x0: Float32Array;
+    /** [N, S, 2]; -1 is padding. */
+    readonly words: Int32Array;
+  };
   /** [N]: which image of the run each one is; noise, sigma and masks are drawn from it. */
   readonly places: Float64Array;
 }
@@ -17,12 +19,16 @@ export class Batches {
   private readonly mix: Mix;
   private readonly draw: Draw = { source: 0, item: 0, captionIndex: 0 };
 
-  /** weights: one a source. seed: 0..2^53-1, of the order and of the wording. */
+  /**
+   * weights: one a source. seed: 0..2^53-1, of the order and of the wording. `origin`: the place at which the
+   * first epoch of the sources begins.
+   */
   constructor(
     private readonly sources: readonly Source[],
     weights: readonly number[],
     private readonly shape: SourceShape,
     seed: number,
+    private readonly origin = 0,
   ) {
     this.mix = new Mix(
       sources.map((source, i) => ({ count: source.count, weight: weights[i]! })),
@@ -34,8 +40,10 @@ export class Batches {
   allocate(count: number): Batch {
     const { size, length } = this.shape;
     return {
-      images: new Float32Array(count * 3 * size * size),
-      ids: new Int32Array(count * length * ROWS_PER_WORD),
+      inputs: {
+        x0: new Float32Array(count * 3 * size * size),
+        words: new Int32Array(count * length * ROWS_PER_WORD),
+      },
       places: new Float64Array(count),
     };
   }
@@ -45,22 +53,24 @@ export class Batches {
     const { size, length } = this.shape;
     const pixels = 3 * size * size;
     const rows = length * ROWS_PER_WORD;
-    const count = batch.places.length;
-    if (batch.images.length !== count * pixels || batch.ids.length !== count * rows) {
-      const why = `${batch.images.length} values and ${batch.ids.length} ids do not fit ${count} images`;
+    const { inputs, places } = batch;
+    const { x0, words } = inputs;
+    const count = places.length;
+    if (x0.length !== count * pixels || words.length !== count * rows) {
+      const why = `${x0.length} values and ${words.length} word rows do not fit ${count} images`;
       throw new Failure({ what: 'batch', why });
     }
     for (let n = 0; n < count; n++) {
-      const { source, item, captionIndex } = this.mix.at(first + n, this.draw);
-      batch.places[n] = first + n;
-      this.sources[source]!.picture(item, batch.images, n * pixels);
-      this.sources[source]!.tokens(item, captionIndex, batch.ids, n * rows);
+      const { source, item, captionIndex } = this.mix.at(first + n - this.origin, this.draw);
+      places[n] = first + n;
+      this.sources[source]!.picture(item, x0, n * pixels);
+      this.sources[source]!.tokens(item, captionIndex, words, n * rows);
     }
   }
 
   /** The caption of the image at `place`, as it is tokenized there. */
   captionAt(place: number): string {
-    const { source, item, captionIndex } = this.mix.at(place, this.draw);
+    const { source, item, captionIndex } = this.mix.at(place - this.origin, this.draw);
     return this.sources[source]!.caption(item, captionIndex);
   }
 }

@@ -109,6 +109,8 @@ export class Weights {
     readonly parameters: Parameters,
     /** False for plans without a backward part. */
     private readonly training: boolean,
+    /** Spaces of the two forms; others where a plan reads the weights of a second network. */
+    private readonly spaces = { weight: 'weight', master: 'master' },
   ) {}
 
   /** The parameter as kernels compute with it: act in space 'weight'; float32 in 'master' where tagged so. */
@@ -117,7 +119,8 @@ export class Weights {
     if (known) return known;
     const p = this.parameters.at(handle);
     const parameter = this.training && !p.tags.frozen;
-    const [space, elem] = p.tags.master ? (['master', 'real'] as const) : (['weight', 'act'] as const);
+    const { weight, master } = this.spaces;
+    const [space, elem] = p.tags.master ? ([master, 'real'] as const) : ([weight, 'act'] as const);
     const tensor = this.trace.fixed(space, p.name, p.shape, p.base, { elem, parameter });
     this.bound.set(handle, tensor);
     return tensor;

@@ -81,11 +81,43 @@ export function checkRecipe(recipe: Recipe, origin: Origin): void {
       );
     }
   }
-  for (const [i, { name, path }] of recipe.data.source.entries()) {
-    const key = `data.source.${i}.path`;
-    if (name === 'folder' && !path) refuse(key, 'missing', 'Name the folder of the pictures');
-    if (name !== 'folder' && path)
-      refuse(key, `${name} have no folder`, 'Say name = "folder", or leave it out');
+  for (const [i, { input_size }] of recipe.stage.entries()) {
+    if (input_size !== undefined && input_size % model.patch_size !== 0) {
+      refuse(
+        `stage.${i}.input_size`,
+        `${input_size} is no multiple of model.patch_size ${model.patch_size}`,
+        'Change one of them',
+      );
+    }
+  }
+  for (const [i, { name, path, stages }] of recipe.data.source.entries()) {
+    const key = `data.source.${i}`;
+    const files = name === 'folder' || name === 'mds';
+    if (files && !path) refuse(`${key}.path`, 'missing', 'Name the folder');
+    if (!files && path)
+      refuse(`${key}.path`, `${name} have no folder`, 'Leave it out, or name another source');
+    const shards = image.kind === 'latents' || text.encoder !== 'words';
+    if (shards !== (name === 'mds')) {
+      const why = shards
+        ? `${name} has pictures and words, but image.kind is ${image.kind} and text.encoder ${text.encoder}`
+        : 'shards hold latents, but image.kind is pixels';
+      refuse(`${key}.name`, why, shards ? 'Say name = "mds"' : 'Say image.kind = "latents"');
+    }
+    const wrong = stages?.find((n) => !Number.isInteger(n) || n > Math.max(1, recipe.stage.length));
+    if (wrong !== undefined) refuse(`${key}.stages`, `there is no stage ${wrong}`, 'Count from 1');
+  }
+  if ((image.kind === 'latents') !== (text.encoder !== 'words')) {
+    refuse(
+      'text.encoder',
+      `${text.encoder} does not go with image.kind ${image.kind}`,
+      'Latents go with states or clip, pixels with words',
+    );
+  }
+  for (const i of recipe.stage.keys()) {
+    const used = recipe.data.source.filter(({ stages }) => stages?.includes(i + 1) ?? true);
+    if (recipe.data.source.length > 0 && used.length === 0) {
+      refuse(`stage.${i}`, 'no data.source is for this stage', 'Add its number to the stages of one');
+    }
   }
   if (recipe.data.source.length > 0 && recipe.data.source.every((source) => source.weight === 0)) {
     refuse('data.source.0.weight', 'every source has weight 0', 'Give one of them a weight above 0');

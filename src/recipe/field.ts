@@ -50,8 +50,13 @@ export const choice = <const O extends readonly string[], V extends O[number] | 
   meaning,
 });
 
-export const reals = (value: readonly number[], range: Range, meaning: string) =>
-  field<readonly number[]>('reals', value, range, meaning);
+export const reals = <V extends readonly number[] | undefined>(value: V, range: Range, meaning: string) =>
+  field<V extends undefined ? readonly number[] | undefined : readonly number[]>(
+    'reals',
+    value as never,
+    range,
+    meaning,
+  );
 
 export const texts = <V extends readonly string[] | undefined>(value: V, meaning: string) =>
   field<V extends undefined ? readonly string[] | undefined : readonly string[]>(

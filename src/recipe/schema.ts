@@ -51,7 +51,12 @@ const model = {
 };
 
 const textKeys = {
-  encoder: choice('words', ['words'], 'Caption encoder: a trained embedding of hashed words'),
+  encoder: choice(
+    'words',
+    ['words', 'states', 'clip'],
+    'Captions: trained embedding of hashed words, states of a text tower in the data, or the tower itself',
+  ),
+  clip: text(undefined, 'Text tower of states and clip: a name of `microdiff list`, or a file'),
   vocab_buckets: int(
     4096,
     { min: 1, unit: 'rows' },
@@ -62,7 +67,12 @@ const textKeys = {
 };
 
 const image = {
-  kind: choice('pixels', ['pixels'], 'What the network sees: pixels scaled to [-1, 1]'),
+  kind: choice(
+    'pixels',
+    ['pixels', 'latents'],
+    'What the network sees: pixels scaled to [-1, 1], or scaled latents of an autoencoder, kept in the data',
+  ),
+  vae: text(undefined, 'Autoencoder of the latents: a name of `microdiff list`, or a file'),
   size: int(32, { min: 1, unit: 'pixels', follows: 'model.input_size' }, 'Side of a picture'),
   channels: int(4, { ...channels, follows: 'model.in_channels' }, 'Channels of a picture (3 = RGB)'),
 };
@@ -84,17 +94,18 @@ const data = {
 const source = {
   name: choice(
     'emoji',
-    ['emoji', 'shapes', 'folder'],
-    'Embedded emoji, shapes drawn on the fly with exact captions, or pictures in a folder of yours',
+    ['emoji', 'shapes', 'folder', 'mds'],
+    'Embedded emoji, shapes drawn on the fly with exact captions, a folder of pictures, or shards',
   ),
   path: text(
     undefined,
-    'Folder of PNG, JPEG or WebP files, each with its caption in a .txt of the same name',
+    'Folder of pictures, each with its caption in a .txt of the same name; or folder or address of shards',
   ),
   weight: real(1, { min: 0 }, 'Share of the batch, relative to the other sources'),
   subset: choice(undefined, ['subset', 'quickstart'], 'Named part of the emoji (all of them when left out)'),
   styles: texts(undefined, 'Drawing styles to use (all of them when left out)'),
   count: int(undefined, { min: 1, unit: 'pictures' }, 'Use the first so many pictures only'),
+  stages: reals(undefined, { min: 1 }, 'Numbers of the stages that use it, from 1 (all when left out)'),
 };
 
 const optimizer = {
@@ -151,10 +162,17 @@ const stage = {
   name: text(undefined, 'Name in the log'),
   steps: int(1000, { min: 1, unit: 'steps' }, 'Length of the stage'),
   mask_ratio: real(0, { min: 0, max: 0.99 }, 'Share of the tokens that the backbone does not see'),
+  input_size: int(undefined, { min: 1, unit: 'pixels' }, 'Instead of model.input_size'),
+  optimizer: choice(
+    'keep',
+    ['keep', 'drop'],
+    'What the stage before left of the moments of the gradient: kept, or begun anew',
+  ),
   batch_size: int(undefined, { min: 1, unit: 'images' }, 'Instead of train.batch_size'),
   lr: real(undefined, { min: 0 }, 'Instead of optimizer.lr'),
   clip_norm: real(undefined, { min: 0 }, 'Instead of optimizer.clip_norm'),
   ema: real(undefined, { min: 0, max: 0.9999999 }, 'Instead of optimizer.ema'),
+  ema_start: int(0, steps, 'Steps of the stage before the averaged weights begin to differ from the others'),
   schedule: choice(undefined, SCHEDULES, 'Instead of schedule.kind'),
   warmup_steps: int(undefined, steps, 'Instead of schedule.warmup_steps'),
   alpha_f: real(undefined, share, 'Instead of schedule.alpha_f'),

@@ -4,10 +4,12 @@ import type { Recipe, Stage } from './schema.ts';
 
 /** The recipe as it holds in one stage: the stage's keys put in the place of those they stand for. */
 export function recipeOfStage(recipe: Recipe, stage: Stage): Recipe {
-  const { model, diffusion, data, optimizer, schedule, train } = recipe;
+  const { model, image, diffusion, data, optimizer, schedule, train } = recipe;
+  const input_size = stage.input_size ?? model.input_size;
   return {
     ...recipe,
-    model: { ...model, pos_interp_scale: stage.pos_interp_scale ?? model.pos_interp_scale },
+    model: { ...model, input_size, pos_interp_scale: stage.pos_interp_scale ?? model.pos_interp_scale },
+    image: { ...image, size: input_size },
     diffusion: {
       ...diffusion,
       P_mean: stage.P_mean ?? diffusion.P_mean,
@@ -51,4 +53,24 @@ export function withTotalSteps(recipe: Recipe, total: number): Recipe {
     return { ...row, steps: share };
   });
   return { ...recipe, stage: stage.filter((row) => row.steps > 0) };
+}
+
+/** Where each stage begins: steps and images of all stages before it. */
+export function stageStarts(recipe: Recipe): { readonly step: number; readonly image: number }[] {
+  let step = 0;
+  let image = 0;
+  return recipe.stage.map((stage) => {
+    const start = { step, image };
+    step += stage.steps;
+    image += stage.steps * (stage.batch_size ?? recipe.train.batch_size);
+    return start;
+  });
+}
+
+/** The stage that does the step after `step` done ones; null when all are done. */
+export function stageAt(recipe: Recipe, step: number): { index: number; stage: Stage; done: number } | null {
+  const starts = stageStarts(recipe);
+  const index = starts.findIndex((start, i) => step < start.step + recipe.stage[i]!.steps);
+  const stage = recipe.stage[index];
+  return stage ? { index, stage, done: step - starts[index]!.step } : null;
 }

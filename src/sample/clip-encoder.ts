@@ -1,12 +1,12 @@
 // A CLIP text tower with its weights on a backend: texts to states [S, D], N texts at a time.
-import type { Backend, Numbers } from '../backend/backend.ts';
+import type { Backend, Numbers, Region } from '../backend/backend.ts';
 import { Failure } from '../io/failure.ts';
 import type { TensorFile } from '../io/tensor-file.ts';
 import { Parameters, Weights } from '../plan/params.ts';
 import { freeze } from '../plan/plan.ts';
 import { Runner } from '../plan/runner.ts';
 import type { Tensor } from '../plan/tensor.ts';
-import { Trace } from '../plan/trace.ts';
+import { Trace, traceOf } from '../plan/trace.ts';
 import { CLIP_VOCABULARY, type ClipTokenizer } from '../text/bpe.ts';
 import { type ClipText, declareClipText, encodeClip, idPairs, poolClip } from '../text/clip.ts';
 import type { ClipTextConfig } from '../text/clip-config.ts';
@@ -25,6 +25,24 @@ export interface ClipOptions {
   readonly batch?: number;
   /** Also loads text_projection, for `pooled`. */
   readonly pooled?: boolean;
+}
+
+/** A text tower whose weights other plans read: in spaces of its own, beside those of the network. */
+export interface CaptionTower {
+  readonly tower: ClipText;
+  readonly parameters: Parameters;
+  readonly regions: Readonly<Record<string, Region>>;
+}
+
+const SPACES = { weight: 'clip', master: 'clip_master' };
+
+/**
+ * Token ids as pairs (`idPairs`) [N, S, 2] -> states [N, S, D], within a plan that binds the tower's
+ * regions.
+ */
+export function traceCaptions({ tower, parameters }: CaptionTower, ids: Tensor): Tensor {
+  const weights = new Weights(traceOf(ids), parameters, false, SPACES);
+  return encodeClip({ weights, exactRows: false }, tower, ids);
 }
 
 export class ClipEncoder implements CaptionEncoder {
@@ -67,6 +85,13 @@ export class ClipEncoder implements CaptionEncoder {
       throw error;
     }
     return new ClipEncoder(backend, tower, parameters, weights, batch);
+  }
+
+  /** The tower as a part of other plans, such as those of training. */
+  get caption(): CaptionTower {
+    const { tower, parameters } = this;
+    const { weight, master } = this.weights;
+    return { tower, parameters, regions: { [SPACES.weight]: weight, [SPACES.master]: master } };
   }
 
   /** Tokens of a text, S. */

@@ -4,7 +4,7 @@ import type { Context } from '../model/layers.ts';
 import { Parameters, Weights } from '../plan/params.ts';
 import type { Tensor } from '../plan/tensor.ts';
 import type { Trace } from '../plan/trace.ts';
-import type { ModelConfig, TextConfig } from '../recipe/schema.ts';
+import type { ModelConfig, Recipe, TextConfig } from '../recipe/schema.ts';
 import { declareWordEncoder, encodeWords, type WordEncoder } from '../text/encoder.ts';
 
 export interface Network {
@@ -12,6 +12,11 @@ export interface Network {
   readonly dit: DiT;
   /** null: captions come as embeddings [N, S, caption_channels]. */
   readonly words: WordEncoder | null;
+}
+
+/** The network of a recipe: with the trained embedding of words where its captions go through one. */
+export function networkOf({ model, text }: Pick<Recipe, 'model' | 'text'>): Network {
+  return declareNetwork(model, text.encoder === 'words' ? text : null);
 }
 
 /** Declares all parameters; `text` null leaves the encoder out (captions are given as embeddings). */

@@ -125,6 +125,7 @@ export class Checkpoints {
   private read(backend: Backend, trainer: Trainer, name: string): RunState {
     const folder = join(this.folder, name);
     const state = readState(join(folder, 'state.json'));
+    trainer.goTo(state.step, state.images);
     const { parameters } = trainer.network;
     const { m, v, ema, state: block } = trainer.buffers;
     using model = Safetensors.open(join(folder, 'model.safetensors'));
@@ -149,8 +150,6 @@ export class Checkpoints {
       throw new Failure({ what: optimizer.path, why: 'tensor state has another shape' });
     }
     backend.write(block, 0, encodeNumbers(backend, 'real', numbers));
-    trainer.step = state.step;
-    trainer.images = state.images;
     return state;
   }
 

@@ -26,7 +26,7 @@ const COUNT = 24;
 export function previewPrompts(recipe: Recipe, data: RecipeData): readonly string[] {
   const { preview_prompts } = recipe.train;
   if (preview_prompts.length > 0) return preview_prompts;
-  return Array.from({ length: COUNT }, (_, i) => data.batches.captionAt(i));
+  return Array.from({ length: COUNT }, (_, i) => data.captionAt(i));
 }
 
 /** The drawing of sheets, with the library that it needs. */
@@ -43,7 +43,8 @@ export async function drawPreview(options: PreviewOptions): Promise<void> {
   const { ema, weight, master } = trainer.buffers;
   const { parameters } = trainer.network;
   const weights = ema ? computeWeights(backend, parameters, ema) : { weight, master };
-  const model = { name: folder, network: trainer.network, weights, recipe, step: trainer.step };
+  const { network, step, modelRecipe } = trainer;
+  const model = { name: folder, network, weights, recipe: modelRecipe, step };
   const { steps, cfg_scale } = recipe.sample;
   const requests = prompts.map((prompt, i) => ({ prompt, negative_prompt: '', seed: i, steps, cfg_scale }));
   const pictures = await sampleImages(backend, model, requests, { batchSize: 8, interrupt });

@@ -8,7 +8,6 @@ import type { Recipe } from '../recipe/schema.ts';
 import { recipeOfStage, totalSteps, withTotalSteps } from '../recipe/stages.ts';
 import { findModel } from '../sample/find-model.ts';
 import { loadModel } from '../sample/model-file.ts';
-import { declareNetwork } from '../sample/network.ts';
 import { sampleImages } from '../sample/sampler.ts';
 import { loadDrawing, previewPrompts } from './preview.ts';
 import { recipeOfRun, type RunOptions, trainRun } from './run.ts';
@@ -60,8 +59,7 @@ const TIMED = { steps: 40, seconds: 2 };
 
 /** Seconds of a step of each stage on this machine: the median of some. What they learnt is thrown away. */
 async function stepSeconds({ recipe, backend, interrupt, progress }: QuickstartOptions): Promise<number[]> {
-  const network = declareNetwork(recipe.model, recipe.text);
-  const trainer = new Trainer(backend, network, recipe, (await openData(recipe, () => {})).batches);
+  const trainer = new Trainer(backend, recipe, await openData(recipe, () => {}));
   try {
     trainer.initialise();
     const seconds: number[] = [];
@@ -71,7 +69,7 @@ async function stepSeconds({ recipe, backend, interrupt, progress }: QuickstartO
       while (times.length <= TIMED.steps && spent < TIMED.seconds && !interrupt.stopRequested) {
         trainer.step = totalSteps({ ...recipe, stage: recipe.stage.slice(0, i) });
         const before = performance.now();
-        trainer.runStep();
+        await trainer.runStep();
         times.push((performance.now() - before) / 1000);
         if (times.length > 1) spent += times.at(-1)!;
         progress.update({ unit: 'stage', done: i + 1, note: 'timing this machine' });

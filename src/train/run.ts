@@ -10,7 +10,6 @@ import { readInterval } from '../recipe/field.ts';
 import { recipeToml, resolveRecipe } from '../recipe/resolve.ts';
 import type { Recipe } from '../recipe/schema.ts';
 import { saveModel } from '../sample/model-file.ts';
-import { declareNetwork } from '../sample/network.ts';
 import { keepAlgorithms, takeAlgorithms } from './algorithms.ts';
 import { Checkpoints, type RunState } from './checkpoint.ts';
 import { drawPreview, loadDrawing, previewPath } from './preview.ts';
@@ -60,8 +59,7 @@ export async function trainRun(options: RunOptions): Promise<RunResult> {
   cleanLeftovers(folder);
   writeWholeFile(join(folder, 'recipe.toml'), recipeToml(recipe));
   takeAlgorithms(folder, backend, (text) => log.warn(text));
-  const network = declareNetwork(recipe.model, recipe.text);
-  const trainer = new Trainer(backend, network, recipe, data.batches);
+  const trainer = new Trainer(backend, recipe, data);
   const checkpoints = new Checkpoints(folder);
   checkpoints.open();
   const { latest } = checkpoints;
@@ -74,7 +72,9 @@ export async function trainRun(options: RunOptions): Promise<RunResult> {
     else log.info(`goes on from step ${state.step} of ${total} in ${folder}`);
   } else {
     trainer.initialise();
-    log.info(`${network.parameters.trainable.toLocaleString('en')} parameters, ${trainer.totalSteps} steps`);
+    log.info(
+      `${trainer.network.parameters.trainable.toLocaleString('en')} parameters, ${trainer.totalSteps} steps`,
+    );
   }
   using metrics = MetricsLog.open(join(folder, 'metrics.jsonl'), state.step);
   const run = new Run(options, data, trainer, checkpoints, metrics, state);
@@ -168,7 +168,7 @@ class Run {
     const total = trainer.totalSteps;
     while (trainer.step < total && !interrupt.stopRequested) {
       const before = performance.now();
-      const report = trainer.runStep();
+      const report = await trainer.runStep();
       this.note(report, performance.now() - before);
       progress.update({ unit: 'step', done: report.step, total, rate: this.rate, loss: report.loss });
       // Weights that make no finite loss are not worth the place of an older checkpoint.
@@ -240,11 +240,11 @@ class Run {
 
   private save(): void {
     const { backend, recipe, version } = this.options;
-    const { step, images } = this.trainer;
+    const { step, images, modelRecipe } = this.trainer;
     const { hash: data } = this.data;
     const { lossSum, lossCount } = this;
     const state = { step, images, seconds: this.seconds(), lossSum, lossCount, data };
-    const from = { recipe, version, data };
+    const from = { recipe: modelRecipe, version, data };
     this.metrics.sync();
     keepAlgorithms(this.options.folder, backend);
     this.checkpoints.save(backend, this.trainer, state, from, recipe.train.keep_last);
@@ -254,13 +254,14 @@ class Run {
 
   /** RUN/model.safetensors: what a finished run is for, in bfloat16, averaged where the recipe averages. */
   private publish(): void {
-    const { backend, recipe, version, folder } = this.options;
+    const { backend, version, folder } = this.options;
     const path = join(folder, 'model.safetensors');
     if (existsSync(path) && this.begun.step === this.trainer.step) return;
     const { parameters } = this.trainer.network;
     const { master, ema } = this.trainer.buffers;
     const saved = { backend, parameters, weights: ema ?? master, frozen: master, dtype: 'BF16' as const };
-    saveModel(path, saved, { recipe, version, step: this.trainer.step, data: this.data.hash });
+    const { modelRecipe: recipe, step } = this.trainer;
+    saveModel(path, saved, { recipe, version, step, data: this.data.hash });
   }
 
   private async preview(): Promise<void> {

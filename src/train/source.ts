@@ -1,43 +1,75 @@
-// The training images of a recipe as one stream of batches by place.
+// The training images of a recipe: for each stage a stream of batches by place.
 import { Batches } from '../data/batch.ts';
 import { embeddedEmoji } from '../data/emoji/embedded.ts';
 import { type FolderPictures, readFolder } from '../data/folder.ts';
 import { openSources } from '../data/source.ts';
 import { Failure } from '../io/failure.ts';
-import type { Recipe } from '../recipe/schema.ts';
+import type { DataSource, Recipe } from '../recipe/schema.ts';
+import { recipeOfStage, stageStarts } from '../recipe/stages.ts';
+import type { TrainingData } from './trainer.ts';
 
-export interface RecipeData {
-  readonly batches: Batches;
+export interface RecipeData extends TrainingData {
   /** Hash of the embedded pictures and folders that are trained on; null where all is drawn on the fly. */
   readonly hash: string | null;
+  /** The caption of an image of the run, as it is read there in the first stage. */
+  captionAt(place: number): string;
 }
 
 /**
- * Opens the sources of a recipe and mixes them by weight, in the order of data.seed. `warn` is told which
- * files
- * of a folder are left out.
+ * Opens the sources of a recipe and mixes them by weight, in the order of data.seed; stages of the same
+ * sources
+ * go on with each other's epochs. `warn` is told which files of a folder are left out.
  */
 export async function openData(recipe: Recipe, warn: (text: string) => void): Promise<RecipeData> {
-  const { data, image, text, train } = recipe;
-  if (image.channels !== 3) {
+  const { data, image } = recipe;
+  if (image.kind === 'pixels' && image.channels !== 3) {
     throw new Failure({ what: 'image.channels', why: `pictures have 3, not ${image.channels}`, code: 2 });
   }
   const emoji = data.source.some((s) => s.name === 'emoji') ? await embeddedEmoji() : null;
-  const folders = new Map<string, FolderPictures>();
-  for (const { path } of data.source) {
-    if (path && !folders.has(path)) folders.set(path, await readFolder(path, image.size, warn));
+  const starts = stageStarts(recipe);
+  const stages: Batches[] = [];
+  const hashes = new Set<string>(emoji ? [emoji.hash] : []);
+  for (const [index, row] of recipe.stage.entries()) {
+    const { image, text } = recipeOfStage(recipe, row);
+    const same = firstOfSame(recipe, index);
+    if (same < index && image.size === recipeOfStage(recipe, recipe.stage[index - 1]!).image.size) {
+      stages.push(stages[index - 1]!);
+      continue;
+    }
+    const rows = sourcesOf(recipe, index);
+    const folders = new Map<string, FolderPictures>();
+    for (const { path } of rows) {
+      if (!path || folders.has(path)) continue;
+      const folder = await readFolder(path, image.size, warn);
+      folders.set(path, folder);
+      hashes.add(folder.hash);
+    }
+    const shape = { size: image.size, length: text.length, rows: text.vocab_buckets };
+    const files = {
+      emoji: () => emoji ?? unopened('emoji'),
+      folder: (path: string) => folders.get(path) ?? unopened(path),
+    };
+    const sources = openSources(rows, files, shape, recipe.train.seed);
+    const weights = rows.map((s) => s.weight);
+    stages.push(new Batches(sources, weights, shape, data.seed, starts[same]!.image));
   }
-  const shape = { size: image.size, length: text.length, rows: text.vocab_buckets };
-  const files = {
-    emoji: () => emoji ?? unopened('emoji'),
-    folder: (path: string) => folders.get(path) ?? unopened(path),
-  };
-  const sources = openSources(data.source, files, shape, train.seed);
-  const weights = data.source.map((s) => s.weight);
-  const hashes = [...(emoji ? [emoji.hash] : []), ...[...folders.values()].map((folder) => folder.hash)];
+  const [first, ...others] = hashes;
   const hash =
-    hashes.length > 1 ? new Bun.SHA256().update(hashes.join(' ')).digest('hex') : (hashes[0] ?? null);
-  return { batches: new Batches(sources, weights, shape, data.seed), hash };
+    others.length > 0 ? new Bun.SHA256().update([...hashes].join(' ')).digest('hex') : (first ?? null);
+  return { stage: (index) => stages[index]!, captionAt: (place) => stages[0]!.captionAt(place), hash };
+}
+
+/** The sources that a stage uses. */
+function sourcesOf(recipe: Recipe, index: number): DataSource[] {
+  return recipe.data.source.filter(({ stages }) => stages?.includes(index + 1) ?? true);
+}
+
+/** The first of the stages up to this one that all use the same sources. */
+function firstOfSame(recipe: Recipe, index: number): number {
+  const used = (i: number) => sourcesOf(recipe, i).map((source) => recipe.data.source.indexOf(source));
+  let first = index;
+  while (first > 0 && used(first - 1).join() === used(index).join()) first--;
+  return first;
 }
 
 function unopened(what: string): never {

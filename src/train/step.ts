@@ -1,23 +1,36 @@
 // The plans of training: one micro-step (draw noise and mask, forward, loss, backward) and one update.
+import { Failure } from '../io/failure.ts';
 import { trainingLoss } from '../diffusion/edm.ts';
 import { denoiseTokens, directView, embedCaption } from '../model/dit.ts';
 import { keptTokens, tokenCount } from '../model/config.ts';
 import type { Context } from '../model/layers.ts';
 import { backward } from '../plan/backward.ts';
 import { adamw, addLoss, clipScale, SCALAR_SIZE, STATE_SIZE, sumSquares } from '../plan/ops/optimizer.ts';
+import { fromHalf } from '../plan/ops/half.ts';
 import { drawKeep, drawMask, drawSigma, gaussian, PURPOSE, initConst } from '../plan/ops/random.ts';
 import { scaleImages } from '../plan/ops/rows.ts';
 import type { Parameter, Parameters } from '../plan/params.ts';
 import { freeze, type Plan } from '../plan/plan.ts';
 import { type Recompute, recompute } from '../plan/recompute.ts';
-import type { Tensor } from '../plan/tensor.ts';
+import { product, type Tensor } from '../plan/tensor.ts';
 import { Trace } from '../plan/trace.ts';
 import type { ElemBytes } from '../backend/backend.ts';
+import { type CaptionTower, traceCaptions } from '../sample/clip-encoder.ts';
 import { captionInput, contextFor, type Network } from '../sample/network.ts';
 import { separate } from '../sample/weights.ts';
 
+/**
+ * How the data gives images and captions: images as float32 (`x0`) or as halves (`latents`), captions as word
+ * rows (`words`), as states of a text tower in halves (`captions`), or as token ids for one (`tokens`).
+ */
+export interface Inputs {
+  readonly images: 'x0' | 'latents';
+  readonly captions: 'words' | 'captions' | 'tokens';
+}
+
 /** One micro-step's own numbers. */
 export interface MicroStep {
+  readonly inputs: Inputs;
   /** Images N of one pass. */
   readonly batch: number;
   /** Passes whose gradients add up to one update. */
@@ -29,8 +42,8 @@ export interface MicroStep {
   readonly captionDropout: number;
   /** What gradients have made again rather than kept. */
   readonly recompute: Recompute;
-  /** Caption length, where captions come as embeddings. */
-  readonly captionLength?: number;
+  /** Caption length S. */
+  readonly captionLength: number;
 }
 
 /** What a pass learns from, as tensors of its trace. */
@@ -51,20 +64,24 @@ export function keptPatches(network: Network, maskRatio: number): number | null 
 }
 
 /**
- * Micro-step whose noise, levels, mask and caption dropout are drawn from the seed and each image's place
- * in the
- * run. Inputs: x0, words or captions, places [N, 2], seed [2].
+ * Micro-step whose noise, levels, mask and caption dropout are drawn from the seed and each image's place in
+ * the run. Inputs: those of `step.inputs`, places [N, 2], seed [2].
  */
-export function microStepPlan(network: Network, step: MicroStep, elemBytes: ElemBytes): Plan {
+export function microStepPlan(
+  network: Network,
+  step: MicroStep,
+  elemBytes: ElemBytes,
+  tower: CaptionTower | null = null,
+): Plan {
   const trace = new Trace();
   const g = contextFor(network, trace, { training: true });
   const { in_channels: C, input_size: S } = network.dit.config;
   const N = step.batch;
-  const x0 = trace.input('x0', [N, C, S, S], 'real');
+  const x0 = imageInput(trace, step.inputs, [N, C, S, S]);
   const places = trace.input('places', [N, 2], 'i32');
   const seed = trace.input('seed', [2], 'i32');
   const kept = keptPatches(network, step.maskRatio);
-  const captions = captionInput(g, network, trace, N, step.captionLength);
+  const captions = captionTokens(g, network, trace, step, tower);
   const y =
     step.captionDropout > 0 ? scaleImages(captions, drawKeep(places, seed, step.captionDropout)) : captions;
   const loss = traceLoss(g, network, step.sigmaData, {
@@ -76,6 +93,29 @@ export function microStepPlan(network: Network, step: MicroStep, elemBytes: Elem
   });
   finishMicroStep(trace, loss, N * step.passes, step.recompute);
   return freeze('micro-step', trace, { elemBytes });
+}
+
+function imageInput(trace: Trace, { images }: Inputs, shape: readonly number[]): Tensor {
+  if (images === 'x0') return trace.input('x0', shape, 'real');
+  return fromHalf(trace.input('latents', [product(shape) / 2], 'i32'), shape, 'real');
+}
+
+/** Captions [N, S, caption_channels] of a micro-step. */
+function captionTokens(
+  g: Context,
+  network: Network,
+  trace: Trace,
+  step: MicroStep,
+  tower: CaptionTower | null,
+): Tensor {
+  const { inputs, batch: N, captionLength: S } = step;
+  const D = network.dit.config.caption_channels;
+  if (inputs.captions === 'words') return captionInput(g, network, trace, N, S);
+  if (inputs.captions === 'captions') {
+    return fromHalf(trace.input('captions', [(N * S * D) / 2], 'i32'), [N, S, D], 'act');
+  }
+  if (!tower) throw new Failure({ what: 'captions', why: 'come as token ids, and there is no text tower' });
+  return traceCaptions(tower, trace.input('tokens', [N, S, 2], 'i32'));
 }
 
 /** Loss of each image [N]. */

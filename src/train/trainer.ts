@@ -7,12 +7,14 @@ import { words } from '../plan/ops/random.ts';
 import type { Plan } from '../plan/plan.ts';
 import { encodeNumbers, readNumbers, Runner } from '../plan/runner.ts';
 import type { ModelConfig, Recipe, Stage } from '../recipe/schema.ts';
-import { recipeOfStage, totalSteps } from '../recipe/stages.ts';
-import type { Network } from '../sample/network.ts';
+import { recipeOfStage, stageAt, totalSteps } from '../recipe/stages.ts';
+import type { CaptionTower } from '../sample/clip-encoder.ts';
+import { type Network, networkOf } from '../sample/network.ts';
 import {
   allocFlat,
   computeWeights,
   freeWeights,
+  readParameter,
   roundWeights,
   writeParameter,
   writeWeight,
@@ -22,19 +24,21 @@ import { rateMultiplier } from './schedule.ts';
 import { microStepPlan, updatePlan } from './step.ts';
 import { averages, stageWork } from './work.ts';
 
-/**
- * Buffers of N images that a source fills: images [N, C, S, S], word rows [N, L, 2], places in the run [N].
- */
+/** Buffers of N images that a source fills: inputs of the micro-step by name, and places in the run [N]. */
 export interface Batch {
-  readonly images: Float32Array;
-  readonly ids: Int32Array;
+  readonly inputs: Readonly<Record<string, Float32Array | Int32Array>>;
   readonly places: Float64Array;
 }
 
-/** Training images by their place in the run. */
-export interface BatchSource {
-  allocate(count: number): Batch;
-  fill(batch: Batch, first: number): void;
+/** Training images by their place in the run. A buffer is not touched before its promise is kept. */
+export interface BatchSource<B extends Batch = Batch> {
+  allocate(count: number): B;
+  fill(batch: B, first: number): void | Promise<void>;
+}
+
+/** What each stage of a run learns from. */
+export interface TrainingData {
+  stage(index: number): BatchSource;
 }
 
 export interface StepReport {
@@ -67,9 +71,12 @@ interface StagePlans {
   readonly index: number;
   readonly micro: Runner;
   readonly update: Runner;
+  readonly source: BatchSource;
   readonly batch: Batch;
-  /** Place in the run of the first image in `batch`; -1: none. */
+  /** Place in the run of the first image in `batch`, or on its way there; -1: none. */
   holds: number;
+  /** Kept when `batch` is there. */
+  filled: Promise<void>;
   readonly passes: number;
 }
 
@@ -78,19 +85,26 @@ export class Trainer {
   /** Steps done, and images seen in them. */
   step = 0;
   images = 0;
+  /** The network of the stage of the last step done: stages differ in positions alone. */
+  network: Network;
   private plans: StagePlans | null = null;
+  private readonly networks: readonly Network[];
 
+  /** `tower`: a text tower that turns token ids of the data into captions within the step. */
   constructor(
     private readonly backend: Backend,
-    readonly network: Network,
     private readonly recipe: Recipe,
-    private readonly source: BatchSource,
+    private readonly data: TrainingData,
+    private readonly tower: CaptionTower | null = null,
   ) {
-    const flat = (extent: 'all' | 'trainable') => allocFlat(backend, network.parameters, extent);
+    this.networks = stageNetworks(recipe);
+    this.network = this.networks[0]!;
+    const largest = this.networks.reduce((a, b) => (b.parameters.end > a.parameters.end ? b : a));
+    const flat = (extent: 'all' | 'trainable') => allocFlat(backend, largest.parameters, extent);
     const { real } = backend.elemBytes;
     const master = flat('all');
     this.buffers = {
-      ...computeWeights(backend, network.parameters, master),
+      ...computeWeights(backend, largest.parameters, master),
       grad: flat('trainable'),
       m: flat('trainable'),
       v: flat('trainable'),
@@ -107,12 +121,22 @@ export class Trainer {
 
   /** The stage that does the step after `step` done ones, and how many of its own steps are done. */
   stageAt(step: number): { index: number; stage: Stage; done: number } {
-    let start = 0;
-    for (const [index, stage] of this.recipe.stage.entries()) {
-      if (step < start + stage.steps) return { index, stage, done: step - start };
-      start += stage.steps;
-    }
-    throw new Failure({ what: 'train', why: `all ${start} steps of the recipe are done` });
+    const found = stageAt(this.recipe, step);
+    if (found) return found;
+    throw new Failure({ what: 'train', why: `all ${this.totalSteps} steps of the recipe are done` });
+  }
+
+  /** Says how many steps and images are done, before the weights of that moment are loaded. */
+  goTo(step: number, images: number): void {
+    this.step = step;
+    this.images = images;
+    this.network = this.networks[this.stageAt(Math.max(0, step - 1)).index]!;
+  }
+
+  /** The recipe as the network of the last step has it: what a saved model belongs to. */
+  get modelRecipe(): Recipe {
+    const { model, image } = recipeOfStage(this.recipe, this.stageAt(Math.max(0, this.step - 1)).stage);
+    return { ...this.recipe, model, image };
   }
 
   /** Draws the initial weights; the averaged ones begin as a copy. */
@@ -129,14 +153,15 @@ export class Trainer {
   }
 
   /** One update of the weights from the next images of the run. */
-  runStep(): StepReport {
+  async runStep(): Promise<StepReport> {
     const { index, stage, done } = this.stageAt(this.step);
     const plans = this.plansFor(index, stage);
     const { micro, update, batch, passes } = plans;
+    if (done === 0 && stage.optimizer === 'drop') this.dropMoments();
     for (let pass = 0; pass < passes; pass++) {
       this.fill(plans, this.images);
-      micro.set('x0', batch.images);
-      micro.set('words', batch.ids);
+      await plans.filled;
+      for (const [name, values] of Object.entries(batch.inputs)) micro.set(name, values);
       micro.set('places', placeWords(batch.places));
       micro.run();
       this.images += batch.places.length;
@@ -144,7 +169,8 @@ export class Trainer {
     const lr = this.learningRate(stage, done);
     const scalars = new Float64Array(SCALAR_SIZE);
     scalars[SCALAR.lr] = lr;
-    scalars[SCALAR.emaRate] = recipeOfStage(this.recipe, stage).optimizer.ema;
+    const { ema } = recipeOfStage(this.recipe, stage).optimizer;
+    scalars[SCALAR.emaRate] = done < stage.ema_start ? 0 : ema;
     this.backend.write(this.buffers.scalar, 0, encodeNumbers(this.backend, 'real', scalars));
     update.run();
     this.step += 1;
@@ -162,11 +188,21 @@ export class Trainer {
     };
   }
 
-  /** Makes the batch that begins with an image of the run, unless it is there already. */
+  /** Sees to the batch that begins with an image of the run, unless it is there or on its way. */
   private fill(plans: StagePlans, first: number): void {
     if (plans.holds === first) return;
-    this.source.fill(plans.batch, first);
     plans.holds = first;
+    // One after the other: a buffer is still written where a batch is asked for that nobody waited for.
+    plans.filled = plans.filled.then(() => plans.source.fill(plans.batch, first));
+    plans.filled.catch(() => {}); // told where it is waited for
+  }
+
+  /** Begins the moments of the gradient and Adam's count anew. */
+  private dropMoments(): void {
+    const { m, v, state } = this.buffers;
+    for (const region of [m, v]) this.backend.fill(region, 0);
+    const { real } = this.backend.elemBytes;
+    this.backend.write(state, STATE.t * real, encodeNumbers(this.backend, 'real', [0]));
   }
 
   /** The plans of the next step's stage, for counting and printing. */
@@ -204,17 +240,34 @@ export class Trainer {
     if (this.plans?.index === index) return this.plans;
     this.plans?.micro.free();
     this.plans?.update.free();
-    const { backend, network, recipe } = this;
+    this.enter(this.networks[index]!);
+    const { backend, network, recipe, tower } = this;
     const { step, update: options, model } = stageWork(recipe, stage);
     const { master, weight, grad, m, v, ema, state, scalar } = this.buffers;
-    const regions = { master, weight, grad, m, v, state, scalar, ...(ema ? { ema } : {}) };
-    const micro = new Runner(backend, microStepPlan(network, step, backend.elemBytes), regions);
+    const regions = { master, weight, grad, m, v, state, scalar, ...(ema ? { ema } : {}), ...tower?.regions };
+    const micro = new Runner(backend, microStepPlan(network, step, backend.elemBytes, tower), regions);
     const update = new Runner(backend, updatePlan(network.parameters, options, backend.elemBytes), regions);
     micro.set('seed', words(recipe.train.seed));
     this.placePositions(model);
-    const batch = this.source.allocate(step.batch);
-    this.plans = { index, micro, update, batch, holds: -1, passes: step.passes };
+    const source = this.data.stage(index);
+    const batch = source.allocate(step.batch);
+    const { passes } = step;
+    this.plans = { index, micro, update, source, batch, holds: -1, filled: Promise.resolve(), passes };
     return this.plans;
+  }
+
+  /** Frozen parameters stand behind the positions, whose number differs: they move along. */
+  private enter(network: Network): void {
+    const old = this.network;
+    this.network = network;
+    if (network.parameters.end === old.parameters.end) return;
+    const { backend, buffers } = this;
+    const { name } = old.parameters.at(old.dit.maskToken);
+    const [from, to] = [old, network].map(({ parameters, dit }) => parameters.at(dit.maskToken));
+    if (!from || !to) throw new Failure({ what: name, why: 'is in no network' });
+    const values = readParameter(backend, buffers.master, from);
+    writeWeight(backend, buffers, to, values);
+    if (buffers.ema) writeParameter(backend, buffers.ema, to, values);
   }
 
   /** Positions belong to no training: a stage sets them by its own interpolation scale. */
@@ -238,6 +291,18 @@ export class Trainer {
 }
 
 const COPY_BYTES = 64 * 2 ** 20;
+
+/** One network a stage; stages of one size share theirs. */
+function stageNetworks(recipe: Recipe): Network[] {
+  const bySize = new Map<number, Network>();
+  return recipe.stage.map((stage) => {
+    const { model, text } = recipeOfStage(recipe, stage);
+    const known = bySize.get(model.input_size) ?? networkOf({ model, text });
+    void known.parameters.list; // gives every parameter its place
+    bySize.set(model.input_size, known);
+    return known;
+  });
+}
 
 /** Places as pairs of 32-bit words [N, 2]. */
 function placeWords(places: Float64Array): Int32Array {

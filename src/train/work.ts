@@ -1,7 +1,7 @@
 // What one update of a stage consists of, from a recipe: numbers of its micro-steps and of its optimizer.
 import { recipeOfStage } from '../recipe/stages.ts';
 import type { ModelConfig, Recipe, Stage } from '../recipe/schema.ts';
-import type { MicroStep, UpdateOptions } from './step.ts';
+import type { Inputs, MicroStep, UpdateOptions } from './step.ts';
 
 export interface StageWork {
   readonly step: MicroStep;
@@ -14,12 +14,19 @@ export function averages(recipe: Recipe): boolean {
   return recipe.optimizer.ema > 0 || recipe.stage.some((s) => (s.ema ?? 0) > 0);
 }
 
+/** Inputs of the micro-step, by what a recipe learns from. */
+export function inputsOf({ image, text }: Pick<Recipe, 'image' | 'text'>): Inputs {
+  const captions = { words: 'words', states: 'captions', clip: 'tokens' } as const;
+  return { images: image.kind === 'latents' ? 'latents' : 'x0', captions: captions[text.encoder] };
+}
+
 /** Micro-batch, passes, mask and optimizer of a stage. */
 export function stageWork(recipe: Recipe, stage: Stage): StageWork {
   const { model, text, diffusion, data, optimizer, train, stage: rows } = recipeOfStage(recipe, stage);
   const batch = train.micro_batch || train.batch_size;
   return {
     step: {
+      inputs: inputsOf(recipe),
       batch,
       passes: train.batch_size / batch,
       maskRatio: rows[0]?.mask_ratio ?? 0,

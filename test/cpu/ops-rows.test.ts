@@ -1,6 +1,7 @@
 // Ops that move rows, words and patches: forward, gradients, odd sizes, strided views.
 import { describe, expect, test } from 'bun:test';
 import { castInto, copyInto } from '../../src/plan/ops/copy.ts';
+import { fromHalf } from '../../src/plan/ops/half.ts';
 import { patchify, unpatchify } from '../../src/plan/ops/patch.ts';
 import {
   addRows,
@@ -11,9 +12,12 @@ import {
   scaleImages,
 } from '../../src/plan/ops/rows.ts';
 import { lookupWords } from '../../src/plan/ops/words.ts';
+import { f16ToFloat32 } from '../../src/io/dtype.ts';
+import { freeze } from '../../src/plan/plan.ts';
+import { Runner } from '../../src/plan/runner.ts';
 import { columns } from '../../src/plan/tensor.ts';
 import { Trace, traceOf } from '../../src/plan/trace.ts';
-import { checkOp, type InputSpec, randomInput } from './op-case.ts';
+import { bothBackends, checkOp, type InputSpec, randomInput } from './op-case.ts';
 
 const ints = (shape: number[], values: number[]): InputSpec => ({ shape, values, elem: 'i32' });
 
@@ -242,5 +246,42 @@ test('casting keeps the numbers, over more than one block', () => {
       return [y];
     },
     reference: ({ x }) => [x!],
+  });
+});
+
+describe('halves of data files', () => {
+  // Every finite half: zeros, denormal numbers, both signs; over more than one block.
+  const bits = Array.from({ length: 65536 }, (_, i) => i).filter((h) => (h & 0x7c00) !== 0x7c00);
+  const words = Int32Array.from({ length: bits.length / 2 }, (_, i) => {
+    return bits[2 * i]! | (bits[2 * i + 1]! << 16);
+  });
+  const values = new Float32Array(bits.length);
+  f16ToFloat32(Uint16Array.from(bits), values);
+
+  test('are the numbers that they stand for, in each kind', () => {
+    for (const elem of ['act', 'real'] as const) {
+      checkOp({
+        inputs: { x: ints([words.length], [...words]) },
+        forwardOnly: true,
+        build: ({ x }) => [fromHalf(x!, [2, words.length], elem)],
+        reference: () => [Float64Array.from(values)],
+      });
+    }
+  });
+
+  test('that are no finite number stay what they are', () => {
+    const { f32 } = bothBackends();
+    const trace = new Trace();
+    trace.output('y', fromHalf(trace.input('x', [3], 'i32'), [6], 'real'));
+    const runner = new Runner(f32, freeze('halves', trace, f32));
+    runner.set('x', Int32Array.of(0x7e007c01, 0x3c00fe00, 0x7c00fc00 | 0));
+    runner.run();
+    expect([...runner.get('y')]).toEqual([Number.NaN, Number.NaN, Number.NaN, 1, -Infinity, Infinity]);
+    runner.free();
+  });
+
+  test('that do not make up the shape are refused', () => {
+    const x = new Trace().input('x', [3], 'i32');
+    expect(() => fromHalf(x, [7], 'act')).toThrow('words do not hold [7]');
   });
 });

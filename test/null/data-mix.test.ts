@@ -166,8 +166,8 @@ describe('batches', () => {
       const part = batches.allocate(count);
       batches.fill(part, first);
       const from = first - 1000;
-      expect(part.images).toEqual(whole.images.slice(from * pixels, (from + count) * pixels));
-      expect(part.ids).toEqual(whole.ids.slice(from * 12, (from + count) * 12));
+      expect(part.inputs.x0).toEqual(whole.inputs.x0.slice(from * pixels, (from + count) * pixels));
+      expect(part.inputs.words).toEqual(whole.inputs.words.slice(from * 12, (from + count) * 12));
       expect([...part.places]).toEqual(Array.from({ length: count }, (_, i) => first + i));
     }
   });
@@ -177,7 +177,7 @@ describe('batches', () => {
     batches.fill(batch, 50);
     for (let n = 0; n < 10; n++) {
       const { ids } = tokenize(batches.captionAt(50 + n), shape.length, shape.rows);
-      expect([...batch.ids.slice(n * 12, (n + 1) * 12)]).toEqual([...ids]);
+      expect([...batch.inputs.words.slice(n * 12, (n + 1) * 12)]).toEqual([...ids]);
     }
   });
 

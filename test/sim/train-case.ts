@@ -4,9 +4,8 @@ import type { Backend, Numbers, Region } from '../../src/backend/backend.ts';
 import { NAMED } from '../../src/recipe/named.ts';
 import { resolveRecipe } from '../../src/recipe/resolve.ts';
 import type { Recipe } from '../../src/recipe/schema.ts';
-import { declareNetwork } from '../../src/sample/network.ts';
 import { openData } from '../../src/train/source.ts';
-import { Trainer } from '../../src/train/trainer.ts';
+import { type StepReport, Trainer } from '../../src/train/trainer.ts';
 
 /** The recipe `tiny` with averages, shortened: the emulator takes half a second for a step of it. */
 export function tiny(): Recipe {
@@ -16,14 +15,16 @@ export function tiny(): Recipe {
 }
 
 export async function trainerOn(backend: Backend, recipe: Recipe): Promise<Trainer> {
-  const { batches } = await openData(recipe, () => {});
-  const trainer = new Trainer(backend, declareNetwork(recipe.model, recipe.text), recipe, batches);
+  const trainer = new Trainer(backend, recipe, await openData(recipe, () => {}));
   trainer.initialise();
   return trainer;
 }
 
-export const steps = (trainer: Trainer, count: number) =>
-  Array.from({ length: count }, () => trainer.runStep());
+export async function steps(trainer: Trainer, count: number): Promise<StepReport[]> {
+  const reports: StepReport[] = [];
+  while (reports.length < count) reports.push(await trainer.runStep());
+  return reports;
+}
 
 /** Bytes of all that a step may change. */
 export function bytesOf(backend: Backend, { buffers }: Trainer): Record<string, Uint8Array> {

@@ -40,7 +40,7 @@ interface Trained {
 /** Trains `count` steps from the initial weights. */
 async function trained(backend: Backend, count = 7): Promise<Trained> {
   const trainer = await trainerOn(backend, RECIPE);
-  const reports = steps(trainer, count);
+  const reports = await steps(trainer, count);
   const result = { reports, bytes: bytesOf(backend, trainer), weights: weightsOf(backend, trainer) };
   trainer.free();
   return result;
@@ -107,7 +107,7 @@ describe('beside itself, to the bit', () => {
   test('saved and resumed in the midst of the second stage', async () => {
     const gpu = await gpuWith({ precision: 'bf16' });
     const begun = await trainerOn(gpu, RECIPE);
-    const reports = steps(begun, 5);
+    const reports = await steps(begun, 5);
     const checkpoints = new Checkpoints(folder);
     checkpoints.open();
     const state = { step: 5, images: 20, seconds: 1, lossSum: 0, lossCount: 0, data: 'hash' };
@@ -116,7 +116,7 @@ describe('beside itself, to the bit', () => {
     const other = await gpuWith({ precision: 'bf16' });
     const resumed = await trainerOn(other, RECIPE);
     checkpoints.load(other, resumed, checkpoints.latest!);
-    reports.push(...steps(resumed, 2));
+    reports.push(...(await steps(resumed, 2)));
     const bytes = bytesOf(other, resumed);
     expectEqualBits({ reports, bytes, weights: new Float32Array() }, await first('bf16'));
     resumed.free();
@@ -159,7 +159,7 @@ test('heads of 32: attention on tensor cores, beside the CPU and beside its plai
   const lossesOf = async (backend: Backend) => {
     const trainer = await trainerOn(backend, recipe);
     const before = kernels.map(launches);
-    const losses = steps(trainer, 2).map(({ loss }) => loss);
+    const losses = (await steps(trainer, 2)).map(({ loss }) => loss);
     trainer.free();
     return { losses, launched: kernels.map((name, i) => launches(name) - before[i]!) };
   };
@@ -177,10 +177,10 @@ test('heads of 32: attention on tensor cores, beside the CPU and beside its plai
 
 test('a step asks the driver for two graphs, its inputs and its report, and for nothing else', async () => {
   const trainer = await trainerOn(await gpuWith({ precision: 'bf16' }), RECIPE);
-  steps(trainer, 2); // the first queues launches, the second records them
+  await steps(trainer, 2); // the first queues launches, the second records them
   for (let i = 0; i < 2; i++) {
     takeCalls();
-    trainer.runStep();
+    await trainer.runStep();
     expect(takeCalls()).toEqual({
       cuGraphLaunch: 2,
       cuMemcpyHtoDAsync_v2: 4, // images, words, places; learning rate

@@ -6,7 +6,6 @@ import { STATE, STATE_SIZE } from '../../../src/plan/ops/optimizer.ts';
 import { readNumbers } from '../../../src/plan/runner.ts';
 import { resolveRecipe } from '../../../src/recipe/resolve.ts';
 import type { Recipe } from '../../../src/recipe/schema.ts';
-import { declareNetwork } from '../../../src/sample/network.ts';
 import { Checkpoints } from '../../../src/train/checkpoint.ts';
 import { openData } from '../../../src/train/source.ts';
 import { type Batch, type StepReport, Trainer } from '../../../src/train/trainer.ts';
@@ -29,15 +28,15 @@ function recipeWith(...sets: string[]): Recipe {
 }
 
 async function trainerOf(recipe: Recipe, spoil: (batch: Batch, first: number) => void = () => {}) {
-  const { batches } = await openData(recipe, () => {});
-  const source = {
-    allocate: (count: number) => batches.allocate(count),
-    fill(batch: Batch, first: number) {
-      batches.fill(batch, first);
+  const data = await openData(recipe, () => {});
+  const stage = (index: number) => ({
+    allocate: (count: number) => data.stage(index).allocate(count),
+    async fill(batch: Batch, first: number) {
+      await data.stage(index).fill(batch, first);
       spoil(batch, first);
     },
-  };
-  const trainer = new Trainer(f32, declareNetwork(recipe.model, recipe.text), recipe, source);
+  });
+  const trainer = new Trainer(f32, recipe, { stage });
   trainer.initialise();
   return trainer;
 }
@@ -59,12 +58,16 @@ function stateOf({ buffers }: Trainer) {
   return readNumbers(f32, buffers.state, 0, 'real', STATE_SIZE);
 }
 
-const run = (trainer: Trainer, steps: number) => Array.from({ length: steps }, () => trainer.runStep());
+async function run(trainer: Trainer, steps: number): Promise<StepReport[]> {
+  const reports: StepReport[] = [];
+  while (reports.length < steps) reports.push(await trainer.runStep());
+  return reports;
+}
 const mean = (values: readonly number[]) => values.reduce((sum, x) => sum + x, 0) / values.length;
 
 test('the loss goes down', async () => {
   const trainer = await trainerOf(recipeWith('optimizer.lr=3e-3', 'optimizer.clip_norm=1'));
-  const losses = run(trainer, 240).map(({ loss }) => loss);
+  const losses = (await run(trainer, 240)).map(({ loss }) => loss);
   expect(mean(losses.slice(-40))).toBeLessThan(0.6 * mean(losses.slice(0, 40)));
   trainer.free();
 });
@@ -74,7 +77,7 @@ test('a step is the same however it is split: the same draws, sums within float3
   const weights: Float32Array[] = [];
   for (const micro of [0, 4, 2]) {
     const trainer = await trainerOf(recipeWith(`train.micro_batch=${micro}`, 'optimizer.lr=1e-4'));
-    reports.push(run(trainer, 8));
+    reports.push(await run(trainer, 8));
     weights.push(new Float32Array(snapshot(trainer).weight!.buffer));
     trainer.free();
   }
@@ -92,19 +95,19 @@ test('a step is the same however it is split: the same draws, sums within float3
 
 describe('a step whose numbers are not finite', () => {
   const spoilt = (batch: Batch, first: number) => {
-    if (first === 8) batch.images[5] = Number.NaN;
+    if (first === 8) batch.inputs.x0![5] = Number.NaN;
   };
 
   test('changes neither weights, averages, moments nor the count of Adam', async () => {
     const trainer = await trainerOf(recipeWith(), spoilt);
-    trainer.runStep();
+    await trainer.runStep();
     const before = snapshot(trainer);
-    const bad = trainer.runStep();
+    const bad = await trainer.runStep();
     expect(bad).toMatchObject({ step: 2, images: 16, skipped: true, loss: Number.NaN });
     expect(snapshot(trainer)).toEqual(before);
     const state = stateOf(trainer);
     expect([state[STATE.t], state[STATE.skipped]]).toEqual([1, 1]);
-    const good = trainer.runStep();
+    const good = await trainer.runStep();
     expect([good.skipped, Number.isFinite(good.loss), stateOf(trainer)[STATE.t]]).toEqual([false, true, 2]);
     expect(snapshot(trainer).weight).not.toEqual(before.weight);
     trainer.free();
@@ -112,11 +115,11 @@ describe('a step whose numbers are not finite', () => {
 
   test('leaves no trace in the steps after it', async () => {
     const clean = await trainerOf(recipeWith());
-    clean.runStep();
+    await clean.runStep();
     clean.images += 8; // the images of the step that the other one skips
     const other = await trainerOf(recipeWith(), spoilt);
-    run(other, 2);
-    const [a, b] = [clean.runStep(), other.runStep()];
+    await run(other, 2);
+    const [a, b] = [await clean.runStep(), await other.runStep()];
     expect([a.loss, a.gradNorm]).toEqual([b.loss, b.gradNorm]);
     expect(snapshot(other)).toEqual(snapshot(clean));
     clean.free();
@@ -127,14 +130,14 @@ describe('a step whose numbers are not finite', () => {
 test('checkpoints in the midst of a stage, with split steps, give the same bits', async () => {
   const recipe = recipeWith('train.micro_batch=4');
   const whole = await trainerOf(recipe);
-  run(whole, 7);
+  await run(whole, 7);
   const checkpoints = new Checkpoints(place.folder);
   checkpoints.open();
   const state = { step: 7, images: 56, seconds: 1.5, lossSum: 0.25, lossCount: 1, data: 'hash' };
   checkpoints.save(f32, whole, state, { recipe, version: '0.0.0', data: 'hash' }, 1);
   const later = await trainerOf(recipe);
   expect(checkpoints.load(f32, later, checkpoints.latest!)).toEqual(state);
-  expect(run(later, 3)).toEqual(run(whole, 3));
+  expect(await run(later, 3)).toEqual(await run(whole, 3));
   expect(snapshot(later)).toEqual(snapshot(whole));
 
   const other = await trainerOf(recipeWith('model.dim=48', 'model.patch_mixer_dim=48'));
