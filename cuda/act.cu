@@ -1,4 +1,4 @@
-// Activations and the plain sum, forward and backward: gelu_tanh, gelu_erf, gelu_quick, swiglu, add.
+// Activations and the plain sum, forward and backward: gelu_tanh, gelu_erf, gelu_quick, relu, swiglu, add.
 // Everything is seen as rows [rows, C], each operand with its own row distance. One block = `span` rows.
 #include "block.h"
 #include "math.h"
@@ -167,6 +167,44 @@ struct gelu_quick_bwd {
   }
 };
 KERNEL(gelu_quick_bwd)
+
+// y = max(x, 0); a NaN stays one
+struct relu_fwd {
+  const act *x;  // [rows, C]
+  act *y;        // [rows, C]
+  long rows, C, span, ldx, ldy;
+  BODY(long block) {
+    const long first = block * span, end = first + rows_of_block(rows, span, block);
+    for (long row = first; row < end; ++row) {
+      const act *xr = x + row * ldx;
+      act *yr = y + row * ldy;
+      EACH(c, C) {
+        const real v = load(xr[c]);
+        store(yr[c], v < 0 ? real(0) : v);
+      }
+    }
+  }
+};
+KERNEL(relu_fwd)
+
+// dx = dy where x > 0. dx may be dy itself.
+struct relu_bwd {
+  const act *x, *dy;  // [rows, C]
+  act *dx;            // [rows, C]
+  long rows, C, span, ldx, lddy, lddx, add_dx;
+  BODY(long block) {
+    const long first = block * span, end = first + rows_of_block(rows, span, block);
+    for (long row = first; row < end; ++row) {
+      const act *xr = x + row * ldx, *dyr = dy + row * lddy;
+      act *out = dx + row * lddx;
+      EACH(c, C) {
+        const real slope = load(xr[c]) > 0 ? load(dyr[c]) : real(0);
+        store(out[c], add_dx ? load(out[c]) + slope : slope);
+      }
+    }
+  }
+};
+KERNEL(relu_bwd)
 
 // y = silu(a) b, silu(a) = a sigmoid(a)
 struct swiglu_fwd {

@@ -8,6 +8,7 @@ import { verifyCaptionClean, verifyTokenizer } from './captions.ts';
 import { verifyClipText } from './clip-text.ts';
 import { type GroupResult, skipped } from './conformance.ts';
 import { verifyDistances } from './fid-set.ts';
+import { verifyInception } from './inception-set.ts';
 import { JsonObject } from './json-file.ts';
 import { isMicrodit, type MicroditOptions, verifyMicrodit } from './microdit.ts';
 import { verifyVae } from './vae.ts';
@@ -39,7 +40,7 @@ const PARTS: Readonly<Record<string, Recognise>> = {
 };
 
 export interface VerifyOptions extends MicroditOptions {
-  /** For the part `fid`, which is skipped without. */
+  /** For the distances of the part `fid`, which are skipped without. */
   readonly lapack?: Lapack;
 }
 
@@ -51,8 +52,16 @@ export function* verify(dir: string, options: VerifyOptions): Generator<GroupRes
   else if (part === 'tokenizer') yield* verifyTokenizer(dir);
   else if (part === 'caption-clean') yield* verifyCaptionClean(dir);
   else if (part === 'vae') yield* verifyVae(dir, { backend: options.backend });
-  else if (part === 'fid' && options.lapack) yield* verifyDistances(dir, options.lapack);
+  else if (part === 'fid') yield* verifyFid(dir, options);
   else yield skipped(part, 'the reader of this part is not built yet');
+}
+
+function* verifyFid(dir: string, { backend, lapack }: VerifyOptions): Generator<GroupResult> {
+  if (lapack) yield* verifyDistances(dir, lapack);
+  else yield skipped('frechet', 'needs LAPACK');
+  const manifest = join(dir, 'manifest.json');
+  const salt = existsSync(manifest) ? JsonObject.read(manifest).get('salt') : undefined;
+  yield* verifyInception(dir, backend, typeof salt === 'string' ? salt : '');
 }
 
 /** By manifest.json, which names the part, else by the files. */

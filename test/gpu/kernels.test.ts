@@ -21,6 +21,7 @@ describe('EDM', async () => await import('../cpu/ops-edm.test.ts'));
 describe('experts', async () => await import('../cpu/ops-moe.test.ts'));
 describe('norms and products', async () => await import('../cpu/ops-norm.test.ts'));
 describe('convolutions', async () => await import('../cpu/ops-conv.test.ts'));
+describe('windows', async () => await import('../cpu/ops-window.test.ts'));
 describe('draws', async () => await import('../cpu/ops-random.test.ts'));
 describe('rows', async () => await import('../cpu/ops-rows.test.ts'));
 

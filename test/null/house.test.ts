@@ -40,7 +40,7 @@ const FLOORS = [
   ['src/eval', 'src/train', 'src/prepare', 'src/serve'],
   ['src/sample', 'src/data'],
   ['src/recipe'],
-  ['src/model', 'src/diffusion', 'src/text', 'src/vae'],
+  ['src/model', 'src/diffusion', 'src/text', 'src/vae', 'src/inception'],
   ['src/plan'],
   ['src/backend'],
   ['src/io'],

@@ -1,4 +1,4 @@
-// Ops: GELU (tanh, erf and quick forms), SwiGLU and the plain sum, with their gradients.
+// Ops: GELU (tanh, erf and quick forms), ReLU, SwiGLU and the plain sum, with their gradients.
 import {
   type Attrs,
   type Backward,
@@ -102,6 +102,8 @@ export const geluQuickFwd = activation(
   18,
 );
 
+export const reluFwd = activation('relu', 'y = max(x, 0)', 'dx = dy where x > 0', 1);
+
 /** GELU in its tanh form (PyTorch's approximate='tanh'), elementwise: x [.., C] -> [.., C]. */
 export function geluTanh(x: Tensor): Tensor {
   return traceOf(x).emit(geluTanhFwd, [x])[0]!;
@@ -115,6 +117,14 @@ export function geluErf(x: Tensor): Tensor {
 /** GELU in the quick form of the first CLIPs, elementwise: x [.., C] -> [.., C]. */
 export function geluQuick(x: Tensor): Tensor {
   return traceOf(x).emit(geluQuickFwd, [x])[0]!;
+}
+
+/** max(x, 0), elementwise: x [.., C] -> `to`, of as many rows, or a new tensor [.., C]. */
+export function relu(x: Tensor, to: Tensor | null = null): Tensor {
+  if (!to) return traceOf(x).emit(reluFwd, [x])[0]!;
+  checkSame('relu_fwd', x, to);
+  traceOf(x).emitInto(reluFwd, [x], [{ tensor: to, accumulate: false }]);
+  return to;
 }
 
 export const swigluBwd = defineOp({
