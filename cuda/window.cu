@@ -2,8 +2,8 @@
 // padW columns outside of the image. Parts: windows (as rows of a matrix), max_pool, mean_pool.
 #include "block.h"
 
-// y[(n, o, p), (i, j, c)] = x[n, o stride + i - padH, p stride + j - padW, c], 0 outside of the image; rows of
-// y from `first` on, counted over all images. One block = `span` rows.
+// y[(n, o, p), (i, j, c)] = x[n, o stride + i - padH, p stride + j - padW, c], 0 outside of the image; rows
+// of y from `first` on, counted over all images. One block = `span` rows.
 struct windows {
   const act *x;  // [N, H, W, C]
   act *y;        // [rows, kh kw C]

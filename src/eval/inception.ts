@@ -34,7 +34,9 @@ export class InceptionNetwork {
     this.input = new Float32Array(batch * IMAGE);
   }
 
-  /** Names and shapes of the file are checked before any memory is taken. `tap` keeps every module's output. */
+  /**
+   * Names and shapes of the file are checked before any memory is taken. `tap` keeps every module's output.
+   */
   static load(
     backend: Backend,
     file: InceptionFile,

@@ -25,8 +25,8 @@ function taps(from: number, to: number): Tap[] {
 }
 
 /**
- * Writes `scale` v + `shift` of the image at side x side, v in [0, 1], as [side, side, 3] into `out` from `at`
- * on.
+ * Writes `scale` v + `shift` of the image at side x side, v in [0, 1], as [side, side, 3] into `out`, from
+ * `at` on.
  */
 export function resizeBilinear(
   { width, height, data }: RgbImage,

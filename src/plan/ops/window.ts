@@ -1,5 +1,5 @@
-// Ops: windows that move over images: as rows of a matrix, with which convolutions of any window are products,
-// several images at once; the largest number and the mean of each. Forward only.
+// Ops: windows that move over images: as rows of a matrix, with which convolutions of any window are
+// products, several images at once; the largest number and the mean of each. Forward only.
 import { defineOp, type Node, need, type Op, refuse } from '../op.ts';
 import { cols, count, isContiguous, reshape, rows, slices, type Tensor } from '../tensor.ts';
 import { traceOf } from '../trace.ts';
