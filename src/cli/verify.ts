@@ -34,7 +34,7 @@ export const verify = command({
     const options = { backend, recorder, training: TRAINING, lapack: await openLapack() };
     const groups: GroupResult[] = [];
     if (!values.json) stdout.line(row(['group', 'largest error', 'bound', 'result', 'worst']));
-    for (const group of verifyFolder(dir, options)) {
+    for await (const group of verifyFolder(dir, options)) {
       groups.push(group);
       if (!values.json) stdout.line(tableLine(group));
     }

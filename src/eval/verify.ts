@@ -8,6 +8,7 @@ import { verifyCaptionClean, verifyTokenizer } from './captions.ts';
 import { verifyClipText } from './clip-text.ts';
 import { type GroupResult, skipped } from './conformance.ts';
 import { verifyDistances } from './fid-set.ts';
+import { verifyImages } from './images.ts';
 import { verifyInception } from './inception-set.ts';
 import { JsonObject } from './json-file.ts';
 import { isMicrodit, type MicroditOptions, verifyMicrodit } from './microdit.ts';
@@ -32,7 +33,7 @@ const PARTS: Readonly<Record<string, Recognise>> = {
   microdit: isMicrodit,
   'clip-text': some(/\.io\.safetensors$/, /\.weights\.bin$/),
   vae: some(/\.io\.safetensors$/, /\.config\.json$/),
-  images: some(/^expected\.json$/, /\.(png|jpg)$/),
+  images: some(/^expected\.json$/, /\.(png|jpe?g|webp|gif|bmp|avif)$/i),
   mds: some(/\.expected\.json$/),
   fid: some(/^(frechet|inception|stats_)/),
   tokenizer: captions(true),
@@ -45,12 +46,13 @@ export interface VerifyOptions extends MicroditOptions {
 }
 
 /** Every group of a folder's part, as it is done. A folder of no known part is a Failure. */
-export function* verify(dir: string, options: VerifyOptions): Generator<GroupResult> {
+export async function* verify(dir: string, options: VerifyOptions): AsyncGenerator<GroupResult> {
   const part = partOf(dir);
   if (part === 'microdit') yield* verifyMicrodit(dir, options);
   else if (part === 'clip-text') yield* verifyClipText(dir, options.backend);
   else if (part === 'tokenizer') yield* verifyTokenizer(dir);
   else if (part === 'caption-clean') yield* verifyCaptionClean(dir);
+  else if (part === 'images') yield* await verifyImages(dir);
   else if (part === 'vae') yield* verifyVae(dir, { backend: options.backend });
   else if (part === 'fid') yield* verifyFid(dir, options);
   else yield skipped(part, 'the reader of this part is not built yet');

@@ -15,7 +15,7 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { TRAINING } from '../../src/cli/verify.ts';
 import type { GroupResult } from '../../src/eval/conformance.ts';
-import { verify } from '../../src/eval/verify.ts';
+import { verifyMicrodit } from '../../src/eval/microdit.ts';
 import { Safetensors } from '../../src/io/safetensors.ts';
 import { writeSafetensors } from '../../src/io/safetensors_write.ts';
 import { bothBackends } from './op-case.ts';
@@ -41,7 +41,7 @@ const SMALL = /^nano_bias\.(info|weights|forward|train|activations|grads_mask75)
 const small = () => copies((file) => SMALL.test(file));
 
 const run = (dir: string): GroupResult[] => [
-  ...verify(dir, { backend: bothBackends().f32, training: TRAINING }),
+  ...verifyMicrodit(dir, { backend: bothBackends().f32, training: TRAINING }),
 ];
 const failed = (dir: string) => run(dir).filter(({ status }) => status === 'fail');
 
@@ -324,7 +324,9 @@ describe('command', () => {
 
 describe('in bfloat16', () => {
   const { f32 } = bothBackends();
-  const rounded = (dir: string) => [...verify(dir, { backend: f32, recorder: f32, training: TRAINING })];
+  const rounded = (dir: string) => [
+    ...verifyMicrodit(dir, { backend: f32, recorder: f32, training: TRAINING }),
+  ];
   const OUTPUTS = 'nano_bias outputs';
 
   test('choices are recorded in float32 and forced; a free choice is counted', () => {

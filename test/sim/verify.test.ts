@@ -23,7 +23,7 @@ describe('goldens', () => {
     test(precision, async () => {
       const gpu = await standInGpu({ precision });
       const options = precision === 'bf16' ? { recorder } : {};
-      const groups = [...verify(folder, { backend: gpu, training: TRAINING, ...options })];
+      const groups = await Array.fromAsync(verify(folder, { backend: gpu, training: TRAINING, ...options }));
       gpu.close();
       const wanted = ['nano_bias outputs', 'nano_bias activations', 'nano_bias mask75 gradients'];
       expect(groups.map(({ group }) => group)).toEqual(expect.arrayContaining(wanted));

@@ -1,6 +1,7 @@
 // Picture files to RGB as the reference's data pipeline sees them (Pillow's convert('RGB')): told by their
 // bytes and not by their names, alpha dropped and not blended, colour profiles and EXIF orientation ignored
-// unless asked. PNG is decoded here, the rest by the drawing library, which is loaded when first needed and
+// unless asked. PNG and GIF are decoded here, the rest by the drawing library, which is loaded when first
+// needed and
 // gets a file without what would make it turn, blend or correct the picture.
 import { open } from 'node:fs/promises';
 import { osFailure } from '../oserror.ts';
@@ -8,7 +9,7 @@ import { withCanvas } from '../figure/canvas.ts';
 import { bareAvif } from './avif.ts';
 import { bareBmp } from './bmp.ts';
 import { upright } from './exif.ts';
-import { bareGif } from './gif.ts';
+import { decodeGif } from './gif.ts';
 import { bareJpeg } from './jpeg.ts';
 import { decodePng } from './png.ts';
 import { ImageFailure, LIMITS, type Limits, type Rgb } from './rgb.ts';
@@ -78,7 +79,7 @@ const DECODERS: Readonly<Record<Format, Decoder>> = {
     const { file, orientation, ...place } = bareWebp(bytes, name, limits);
     return { ...onCanvas(await draw(file, name, limits), place), orientation };
   },
-  GIF: async (bytes, name, limits) => still(await draw(bareGif(bytes, name, limits), name, limits)),
+  GIF: (bytes, name, limits) => still(decodeGif(bytes, name, limits)),
   BMP: async (bytes, name, limits) => still(await draw(bareBmp(bytes, name, limits), name, limits)),
   AVIF: async (bytes, name, limits) => still(await draw(bareAvif(bytes, name, limits), name, limits)),
 };
@@ -91,32 +92,32 @@ function refusal(format: string | null): string {
   return format === null ? 'this is no picture that is known here' : `${format} is not read`;
 }
 
-/** Kinds of files by how they begin; `.` stands for any byte. Those without a decoder are refused by name. */
-const BEGINNINGS: readonly (readonly [string, RegExp])[] = [
-  ['PNG', /^\x89PNG\r\n\x1a\n/],
-  ['JPEG', /^\xff\xd8\xff/],
+/** Kinds of files by how they begin. Those without a decoder are refused by name. */
+const BEGINNINGS: readonly (readonly [string, ...(string | RegExp)[]])[] = [
+  ['PNG', '\x89PNG\r\n\x1a\n'],
+  ['JPEG', '\xff\xd8\xff'],
   ['WebP', /^RIFF....WEBP/s],
-  ['GIF', /^GIF8[79]a/],
-  ['BMP', /^BM/],
-  ['AVIF', /^....ftypavi[fs]/s],
-  ['AVIF', /^....ftypmi[fa][1f].{4}(....)*?avi[fs]/s],
+  ['GIF', 'GIF87a', 'GIF89a'],
+  ['BMP', 'BM'],
+  ['AVIF', /^....ftyp(....){0,16}?avi[fs]/s],
   ['HEIF', /^....ftyp(hei|hev|mif|msf)/s],
-  ['JPEG XL', /^\xff\x0a|^\0\0\0\x0cJXL /],
-  ['JPEG 2000', /^\0\0\0\x0cjP {2}|^\xff\x4f\xff\x51/],
-  ['TIFF', /^II\*\0|^MM\0\*/],
-  ['Photoshop', /^8BPS/],
-  ['an icon', /^\0\0[\x01\x02]\0/],
+  ['JPEG XL', '\xff\x0a', '\0\0\0\x0cJXL '],
+  ['JPEG 2000', '\0\0\0\x0cjP  ', '\xff\x4f\xff\x51'],
+  ['TIFF', 'II*\0', 'MM\0*'],
+  ['Photoshop', '8BPS'],
+  ['an icon', '\0\0\x01\0', '\0\0\x02\0'],
   ['PNM', /^P[1-7]\s/],
-  ['PDF', /^%PDF/],
+  ['PDF', '%PDF'],
   ['SVG', /^\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!DOCTYPE svg|<svg)/is],
   ['a web page', /^\s*<(!doctype html|html|head|body)/i],
-  ['an empty file', /^$/],
 ];
 
 /** The kind of a file by its first bytes; null for an unknown one. */
 function formatOf(bytes: Uint8Array): string | null {
+  if (bytes.length === 0) return 'an empty file';
   const begin = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.length, 256)).toString('latin1');
-  return BEGINNINGS.find(([, beginning]) => beginning.test(begin))?.[0] ?? null;
+  const fits = (how: string | RegExp) => (typeof how === 'string' ? begin.startsWith(how) : how.test(begin));
+  return BEGINNINGS.find(([, ...ways]) => ways.some(fits))?.[0] ?? null;
 }
 
 /** Decodes an opaque picture with the drawing library. */

@@ -56,7 +56,11 @@ const ADAM7 = [
 export function decodePng(png: Uint8Array, name: string, limits: Limits): Rgb & { orientation: number } {
   const { header, palette, data, orientation } = partsOf(png, name, limits);
   const passes = passesOf(header);
-  const raw = inflate(data, passes.reduce((sum, pass) => sum + pass.bytes, 0), name);
+  const raw = inflate(
+    data,
+    passes.reduce((sum, pass) => sum + pass.bytes, 0),
+    name,
+  );
   const { width, height } = header;
   const out = new Uint8Array(width * height * 3);
   const step = Math.max(1, (CHANNELS[header.colour]! * header.depth) >> 3);
@@ -65,7 +69,7 @@ export function decodePng(png: Uint8Array, name: string, limits: Limits): Rgb & 
   for (const pass of passes) {
     const stride = pass.stride;
     const blank = new Uint8Array(stride);
-    let above = blank;
+    let above: Uint8Array = blank;
     for (let y = 0; y < pass.rows; y++) {
       const row = raw.subarray(at + 1, at + 1 + stride);
       if (!unfilter(raw[at]!, row, above, step)) {
@@ -84,7 +88,8 @@ function partsOf(png: Uint8Array, name: string, limits: Limits): Parts {
   const file = Buffer.from(png.buffer, png.byteOffset, png.length);
   const damaged = (why: string) => new ImageFailure(name, 'damaged', why);
   const data: Uint8Array[] = [];
-  const palette = new Uint8Array(768);
+  // Pillow's palettes are gray where a file's has no colour.
+  const palette = Uint8Array.from({ length: 768 }, (_, i) => Math.floor(i / 3));
   let header: Header | null = null;
   let orientation = 1;
   for (let at = 8; ; ) {
@@ -153,7 +158,11 @@ function passesOf({ width, height, depth, colour, interlaced }: Header): Pass[] 
 function inflate(data: readonly Uint8Array[], bytes: number, name: string): Uint8Array {
   const packed = data.length === 1 ? data[0]! : Buffer.concat(data);
   if (packed.length * DENSEST < bytes) {
-    throw new ImageFailure(name, 'damaged', `${packed.length} bytes cannot hold its ${bytes} bytes of pixels`);
+    throw new ImageFailure(
+      name,
+      'damaged',
+      `${packed.length} bytes cannot hold its ${bytes} bytes of pixels`,
+    );
   }
   let raw: Uint8Array;
   try {

@@ -39,11 +39,11 @@ export function resizeInto(image: Rgb, width: number, height: number, window: Wi
   const last = window.height - 1;
   const top = down.first[0]!;
   const rows = down.first[last]! + down.count[last]! - top;
-  const wide = new Uint8Array(rows * window.width * 3);
+  const wide = new Uint8ClampedArray(rows * window.width * 3);
   horizontal(image, top, rows, across, window.width, wide);
-  const planes = new Uint8Array(3 * window.width * window.height);
+  const planes = new Uint8ClampedArray(3 * window.width * window.height);
   vertical(wide, top, down, window, planes);
-  return planes;
+  return new Uint8Array(planes.buffer);
 }
 
 /** Rows [top, top + rows) of the picture to `columns` columns: out [rows, columns, 3]. */
@@ -53,7 +53,7 @@ function horizontal(
   rows: number,
   taps: Taps,
   columns: number,
-  out: Uint8Array,
+  out: Uint8ClampedArray,
 ): void {
   const { data } = image;
   const { first, count, weights, width } = taps;
@@ -75,16 +75,24 @@ function horizontal(
         b = (b + Math.imul(data[at + 2]!, w)) | 0;
         at += 3;
       }
-      out[to] = clip(r);
-      out[to + 1] = clip(g);
-      out[to + 2] = clip(b);
+      out[to] = r >> BITS;
+      out[to + 1] = g >> BITS;
+      out[to + 2] = b >> BITS;
       to += 3;
     }
   }
 }
 
-/** [rows, columns, 3] to planes [3, height, columns]. `top`: the row of the picture at which `wide` begins. */
-function vertical(wide: Uint8Array, top: number, taps: Taps, window: Window, planes: Uint8Array): void {
+/**
+ * [rows, columns, 3] to planes [3, height, columns]. `top`: the row of the picture at which `wide` begins.
+ */
+function vertical(
+  wide: Uint8ClampedArray,
+  top: number,
+  taps: Taps,
+  window: Window,
+  planes: Uint8ClampedArray,
+): void {
   const { first, count, weights, width } = taps;
   const stride = window.width * 3;
   const area = window.width * window.height;
@@ -105,16 +113,11 @@ function vertical(wide: Uint8Array, top: number, taps: Taps, window: Window, pla
         at += stride;
       }
       const to = y * window.width + x;
-      planes[to] = clip(r);
-      planes[area + to] = clip(g);
-      planes[2 * area + to] = clip(b);
+      planes[to] = r >> BITS;
+      planes[area + to] = g >> BITS;
+      planes[2 * area + to] = b >> BITS;
     }
   }
-}
-
-function clip(sum: number): number {
-  const value = sum >> BITS;
-  return value < 0 ? 0 : value > 255 ? 255 : value;
 }
 
 /** Weights of output pixels [from, from + outputs) where `size` pixels become `resized`. */

@@ -34,7 +34,7 @@ describe('refused before anything is written', () => {
   });
   test('a folder without pictures', async () => {
     mkdirSync(place.at('empty'), { recursive: true });
-    const why = 'empty: has no picture that can be trained on (0 PNG, JPEG or WebP files).';
+    const why = 'empty: has no picture that can be trained on (0 files of pictures).';
     await expectRefusal(['train', 'tiny', '--data', 'empty'], 2, why, 'photo.jpg and photo.txt');
   });
   test('a folder that is not there', async () => {
