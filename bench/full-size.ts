@@ -1,25 +1,62 @@
-// A made-up checkpoint of full size, and how long a file takes to load: MicroDiT_XL_2 under its own names and
-// shapes, random values, 4.66 GB, as torch.save writes it (zip64) or as safetensors.
+// Made-up weights of full size, and how long a file takes to load: MicroDiT_XL_2, DFN5B's text tower and SDXL's
+// autoencoder under their own names and shapes, random values, as torch.save writes them (zip64) or as
+// safetensors.
 //
-//   bun bench/full-size.ts make FILE.pt|FILE.safetensors [in_channels]
+//   bun bench/full-size.ts make FILE.pt|FILE.safetensors [in_channels]      the transformer, 4.66 GB
+//   bun bench/full-size.ts parts FOLDER [latent_channels]     clip.bin, 1.4 GB; vae.safetensors, vae.config.json
 //   bun bench/full-size.ts load FILE [in_channels]       seconds, bytes of anonymous memory, bytes of weights
 
-import { closeSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { cpuBackend } from '../src/backend/cpu.ts';
 import { openTensors } from '../src/io/open-tensors.ts';
 import { type TensorToWrite, writeSafetensors } from '../src/io/safetensors_write.ts';
+import { type Parameter, Parameters } from '../src/plan/params.ts';
 import { presetRows } from '../src/recipe/presets.ts';
 import { type ModelConfig, TABLES } from '../src/recipe/schema.ts';
 import { declareNetwork } from '../src/sample/network.ts';
 import { allocWeights, freeWeights, loadWeights } from '../src/sample/weights.ts';
+import { declareClipText } from '../src/text/clip.ts';
+import { DFN5B_TEXT } from '../src/text/clip-config.ts';
+import { declareAutoencoder } from '../src/vae/autoencoder.ts';
+import { readVaeConfig } from '../src/vae/config.ts';
+import { fileShape } from '../src/vae/names.ts';
 import { bytes, ordered, pickle, tensor, text, u16, u32, u64 } from '../test/null/torch-case.ts';
 
 const [action, path = '', channels = '4'] = process.argv.slice(2);
-const defaults = Object.fromEntries(Object.entries(TABLES.model).map(([key, row]) => [key, row.default]));
-const preset = presetRows.MicroDiT_XL_2?.model;
-const config = { ...defaults, ...preset, in_channels: Number(channels), input_size: 64 } as ModelConfig;
-const { parameters } = declareNetwork(config, null);
+
+/** A tensor of a file. */
+type Made = Pick<Parameter, 'name' | 'shape' | 'count'>;
+
+function transformer(): Parameters {
+  const defaults = Object.fromEntries(Object.entries(TABLES.model).map(([key, row]) => [key, row.default]));
+  const preset = presetRows.MicroDiT_XL_2?.model;
+  const config = { ...defaults, ...preset, in_channels: Number(channels), input_size: 64 } as ModelConfig;
+  return declareNetwork(config, null).parameters;
+}
+
+function textTower(): readonly Made[] {
+  const parameters = new Parameters();
+  declareClipText(parameters, DFN5B_TEXT, true);
+  return [...parameters.list, { name: 'logit_scale', shape: [], count: 1 }];
+}
+
+/** diffusers' config.json of the SDXL autoencoder, or one with more channels. */
+const VAE = {
+  _class_name: 'AutoencoderKL',
+  ...{ block_out_channels: [128, 256, 512, 512], layers_per_block: 2, norm_num_groups: 32 },
+  ...{ latent_channels: Number(channels), scaling_factor: 0.13025 },
+};
+
+function autoencoder(): readonly Made[] {
+  const { list } = declareAutoencoder(readVaeConfig(VAE, 'config')).parameters;
+  return list.map((p) => {
+    const shape = fileShape(p);
+    // The projections of attention are linear layers.
+    return { ...p, shape: p.name.includes('.attentions.') ? shape.slice(0, 2) : shape };
+  });
+}
 
 /** Values of the size of trained weights, the same ones over and over from another place for each tensor. */
 const POOL = new Float32Array(2 ** 22 + 1);
@@ -29,11 +66,13 @@ for (let i = 0; i < POOL.length; i++) {
   POOL[i] = (state / 2 ** 32 - 0.5) * 0.07;
 }
 
-function* values(count: number, seed: number): Generator<Float32Array> {
+/** Factors of norms lie around 1, everything else around 0. */
+function* values({ name, shape, count }: Made, seed: number): Generator<Float32Array> {
+  const factor = shape.length === 1 && name.endsWith('weight');
   for (let at = 0; at < count; ) {
     const begin = (seed * 9973 + at) % 4096;
     const part = POOL.subarray(begin, begin + Math.min(count - at, POOL.length - 4096));
-    yield part;
+    yield factor ? part.map((v) => 1 + v) : part;
     at += part.length;
   }
 }
@@ -43,8 +82,8 @@ const stridesOf = (shape: readonly number[]) =>
   shape.map((_, i) => shape.slice(i + 1).reduce((p, n) => p * n, 1));
 
 /** The archive of torch.save: entries aligned to 64 bytes, places beyond 4 GiB in zip64. */
-function writeTorch(): void {
-  const words = parameters.list.flatMap((p, i) => [
+function writeTorch(path: string, list: readonly Made[]): void {
+  const words = list.flatMap((p, i) => [
     text(p.name),
     tensor({ key: String(i), held: p.count, shape: p.shape, strides: stridesOf(p.shape) }),
   ]);
@@ -86,8 +125,7 @@ function writeTorch(): void {
   };
   put('full/data.pkl', state_dict.length, () => [state_dict]);
   put('full/byteorder', 6, () => [bytes('little')]);
-  for (const [i, { count }] of parameters.list.entries())
-    put(`full/data/${i}`, 4 * count, () => values(count, i));
+  for (const [i, made] of list.entries()) put(`full/data/${i}`, 4 * made.count, () => values(made, i));
   put('full/version', 2, () => [bytes('3\n')]);
   const directory = bytes(...central);
   const numbers = [u64(central.length), u64(central.length), u64(directory.length), u64(at)];
@@ -99,9 +137,9 @@ function writeTorch(): void {
   closeSync(fd);
 }
 
-function writeSafe(): void {
-  const tensors = parameters.list.map(({ name, shape, count }, i): TensorToWrite => {
-    return { name, dtype: 'F32', shape, data: () => values(count, i) };
+function writeSafe(path: string, list: readonly Made[]): void {
+  const tensors = list.map((made, i): TensorToWrite => {
+    return { name: made.name, dtype: 'F32', shape: made.shape, data: () => values(made, i) };
   });
   writeSafetensors(path, tensors, { metadata: { format: 'pt' } });
 }
@@ -111,6 +149,7 @@ async function load(): Promise<void> {
   const before = anonymous();
   const begin = performance.now();
   using file = openTensors(path);
+  const parameters = transformer();
   const weights = allocWeights(backend, parameters);
   loadWeights(backend, weights, parameters, file, file.prefix);
   const seconds = (performance.now() - begin) / 1000;
@@ -126,7 +165,15 @@ const status = (key: string) => {
 const anonymous = () => status('RssAnon');
 const peak = () => status('VmHWM');
 
+function makeParts(folder: string): void {
+  mkdirSync(folder, { recursive: true });
+  writeTorch(join(folder, 'clip.bin'), textTower());
+  writeSafe(join(folder, 'vae.safetensors'), autoencoder());
+  writeFileSync(join(folder, 'vae.config.json'), JSON.stringify(VAE));
+}
+
+const safe = path.endsWith('.safetensors');
 if (action === 'load') await load();
-else if (action === 'make' && path.endsWith('.safetensors')) writeSafe();
-else if (action === 'make' && path !== '') writeTorch();
-else throw new Error('usage: bun bench/full-size.ts make|load FILE [in_channels]');
+else if (action === 'make' && path !== '') (safe ? writeSafe : writeTorch)(path, transformer().list);
+else if (action === 'parts' && path !== '') makeParts(path);
+else throw new Error('usage: bun bench/full-size.ts make|parts|load PATH [channels]');

@@ -96,10 +96,17 @@ async function run(call: SampleCall): Promise<number> {
     clip: named.clip === undefined ? found.parts?.clip : pulledPart(named.clip),
     vae: named.vae === undefined ? found.parts?.vae : pulledPart(named.vae),
   };
-  const model = own ? loadModel(backend, file, found.name) : loadPublished(backend, file, found.name, parts);
+  const model = own
+    ? loadModel(backend, file, found.name)
+    : loadPublished(backend, file, found.name, parts, (part, seconds) =>
+        log.debug(`${part}: loaded in ${seconds.toFixed(1)} s`),
+      );
+  const sampler = new Sampler(backend, model, options.size);
   records.begin();
-  const code = await drawAll(call, items, options, new Sampler(backend, model, options.size), writer, known);
+  const code = await drawAll(call, items, options, sampler, writer, known);
   records.end();
+  const spent = Object.entries(sampler.seconds).map(([on, seconds]) => `${on} ${seconds.toFixed(1)} s`);
+  log.debug(`time: ${spent.join(', ')}`);
   if (values.grid !== undefined && (await writer.drawSheet(values.grid))) {
     log.info(`sheet: ${values.grid}`);
     if (writer.pictures > SHEET_LIMIT) log.warn(`the sheet has the first ${SHEET_LIMIT} pictures only`);

@@ -60,8 +60,17 @@ export function publishedRecipe(file: TensorFile): Recipe {
   return resolveRecipe({ given: { origin: file.path, values } }).recipe;
 }
 
+/** Is told of each part that has been loaded, and how long it took. */
+export type OnLoaded = (part: string, seconds: number) => void;
+
 /** Loads transformer, text tower and autoencoder. Throws a Failure that names the part that is missing. */
-export function loadPublished(backend: Backend, file: TensorFile, name: string, parts: Parts): Model {
+export function loadPublished(
+  backend: Backend,
+  file: TensorFile,
+  name: string,
+  parts: Parts,
+  onLoaded: OnLoaded = () => {},
+): Model {
   const recipe = publishedRecipe(file);
   if (parts.clip === undefined || parts.vae === undefined) {
     throw new Failure({
@@ -74,13 +83,20 @@ export function loadPublished(backend: Backend, file: TensorFile, name: string, 
   const network = declareNetwork(recipe.model, null);
   checkWeights(network.parameters, file, file.prefix);
   const owned: (() => void)[] = [];
+  let begin = performance.now();
+  const loaded = (part: string) => {
+    onLoaded(part, (performance.now() - begin) / 1000);
+    begin = performance.now();
+  };
   try {
     using text = openTensors(parts.clip);
     const captions = ClipEncoder.load(backend, clipConfigOf(text), text);
     owned.push(() => captions.free());
+    loaded('text tower');
     using pictures = openTensors(parts.vae);
     const vae = Vae.load(backend, vaeConfigOf(pictures), pictures);
     owned.push(() => vae.free());
+    loaded('autoencoder');
     const { latent_channels } = vae.config;
     if (latent_channels !== recipe.model.in_channels) {
       const why = `has latents of ${latent_channels} channels, ${name} works on ${recipe.model.in_channels}`;
@@ -89,6 +105,7 @@ export function loadPublished(backend: Backend, file: TensorFile, name: string, 
     const weights = allocWeights(backend, network.parameters);
     owned.push(() => freeWeights(weights));
     loadWeights(backend, weights, network.parameters, file, file.prefix);
+    loaded('transformer');
     return { name, network, weights, recipe, step: null, captions, decoder: latentDecoder(vae, recipe) };
   } catch (error) {
     for (const free of owned) free();

@@ -74,6 +74,9 @@ interface Prepared {
 const KEPT = 4;
 
 export class Sampler {
+  /** Seconds spent so far: on tracing plans, captions to their encodings, steps, pictures of the result. */
+  readonly seconds = { plans: 0, captions: 0, steps: 0, pictures: 0 };
+
   private readonly prepared = new Map<string, Prepared>();
 
   /**
@@ -95,6 +98,11 @@ export class Sampler {
     if (requests.length > this.batchSize || !requests.every((other) => fitTogether(first, other))) {
       throw new Failure({ what: 'batch', why: `${requests.length} pictures do not fit together` });
     }
+    let begin = performance.now();
+    const spent = (on: keyof Sampler['seconds']) => {
+      this.seconds[on] += (performance.now() - begin) / 1000;
+      begin = performance.now();
+    };
     const rows = [...requests];
     while (this.pad && rows.length < this.batchSize) rows.push(first);
     const { model, sample } = this.model.recipe;
@@ -106,7 +114,9 @@ export class Sampler {
       interval && !isInside(interval, sigma) ? 'none' : guidanceOf(first);
     const kinds = new Set(levels.slice(0, -1).map(guidanceAt)); // no solver looks at level 0
     const prepared = new Map([...kinds].map((kind) => [kind, this.prepare(kind, rows.length)]));
+    spent('plans');
     const truncated = this.setCaptions(prepared, rows);
+    spent('captions');
     let guess: ArrayLike<number> = [];
     const denoise = (x: Float64Array, sigma: number) => {
       guess = prepared.get(guidanceAt(sigma))!.denoiser.denoise(x, sigma, first.cfg_scale);
@@ -124,7 +134,10 @@ export class Sampler {
       await new Promise((resolve) => setImmediate(resolve));
       watch.signal?.throwIfAborted();
     }
-    return requests.map((_, n) => ({ pixels: pixels(images, n), truncated: truncated[n]! }));
+    spent('steps');
+    const pictures = requests.map((_, n) => ({ pixels: pixels(images, n), truncated: truncated[n]! }));
+    spent('pictures');
+    return pictures;
   }
 
   free(): void {
