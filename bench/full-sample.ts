@@ -1,7 +1,9 @@
-// One 512 px picture with made-up weights of full size (bench/full-size.ts), by the executable, on the CPU: the
+// One 512 px picture with made-up weights of full size (bench/full-size.ts), by the executable, on the CPU:
+// the
 // seconds of each part, and the most anonymous memory beside what the weights and the plans take.
 //
-//   bun bench/full-sample.ts FOLDER [flags of sample]     FOLDER: dit.pt, clip.bin, vae.safetensors; made if missing
+// bun bench/full-sample.ts FOLDER [flags of sample]     FOLDER: dit.pt, clip.bin, vae.safetensors; made if
+// missing
 
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,9 +1,11 @@
-// Made-up weights of full size, and how long a file takes to load: MicroDiT_XL_2, DFN5B's text tower and SDXL's
+// Made-up weights of full size, and how long a file takes to load: MicroDiT_XL_2, DFN5B's text tower and
+// SDXL's
 // autoencoder under their own names and shapes, random values, as torch.save writes them (zip64) or as
 // safetensors.
 //
 //   bun bench/full-size.ts make FILE.pt|FILE.safetensors [in_channels]      the transformer, 4.66 GB
-//   bun bench/full-size.ts parts FOLDER [latent_channels]     clip.bin, 1.4 GB; vae.safetensors, vae.config.json
+// bun bench/full-size.ts parts FOLDER [latent_channels]     clip.bin, 1.4 GB; vae.safetensors,
+// vae.config.json
 //   bun bench/full-size.ts load FILE [in_channels]       seconds, bytes of anonymous memory, bytes of weights
 
 import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';

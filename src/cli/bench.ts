@@ -5,7 +5,7 @@ import { bool, int, real } from '../recipe/field.ts';
 import type { BenchResult } from '../train/bench.ts';
 import { command } from './command.ts';
 import { COMPUTE_FLAGS, openDevice } from './device.ts';
-import { flag, SHARED } from './flags.ts';
+import { flag, SHARED, usage } from './flags.ts';
 import { stdout } from './stdout.ts';
 import { findWorkload, type FoundWorkload, WORKLOAD_FLAGS } from './workload.ts';
 
@@ -29,6 +29,7 @@ export const bench = command({
     ops: flag(bool(false, 'Also list the time of every kind of op')),
     steps: flag(int(30, { min: 1, max: 1000 }, 'Steps of sampling')),
     'cfg-scale': flag(real(5, { min: 1 }, 'Guidance of sampling')),
+    plain: flag(bool(false, 'Also sample without the exact savings, in turn, and compare')),
     json: SHARED.json,
     ...COMPUTE_FLAGS,
   },
@@ -38,6 +39,7 @@ export const bench = command({
     ['microdiff bench forward --batch 4 --json', 'a forward pass without mask, for programs'],
     ['microdiff bench ops --recipe emoji', 'the first stage of a recipe, and where its time goes'],
     ['microdiff bench sample --preset MicroDiT_XL_2 --batch 16 --device cuda', 'pictures in 30 steps'],
+    ['microdiff bench sample --steps 4 --plain', 'what reading captions once brings'],
   ],
   async run({ args, values, log }) {
     const what = Object.keys(USUAL).find((key): key is What => key === args[0]) ?? 'train';
@@ -49,21 +51,37 @@ export const bench = command({
     const { benchSample } = await import('../train/bench-sample.ts');
     const referenceSeconds =
       (what === 'train' || what === 'forward') && isReference(work, what) ? REFERENCE_SECONDS[what] : null;
-    const { repeats, steps, 'cfg-scale': cfgScale } = values;
+    const { repeats, steps, plain, 'cfg-scale': cfgScale } = values;
+    if (plain && (what !== 'sample' || cfgScale === 1)) {
+      throw usage('--plain', 'compares sampling with guidance', 'Write bench sample --plain');
+    }
     const timesOps = values.ops || what === 'ops';
     const options = { ...work, backend, threads, repeats, ops: timesOps, referenceSeconds };
+    const alone = (result: BenchResult) => ({ ...result, plain: null });
     const runs = {
-      train: () => benchTrain(options),
-      ops: () => benchTrain(options),
-      forward: () => benchForward(options),
-      sample: () => benchSample({ ...options, steps, cfgScale }),
+      train: () => alone(benchTrain(options)),
+      ops: () => alone(benchTrain(options)),
+      forward: () => alone(benchForward(options)),
+      sample: () => benchSample({ ...options, steps, cfgScale, plain }),
     };
     log.info(`${what} ${work.name}: ${repeats} repeats after warming up`);
     const result = runs[what]();
-    const { ops, ...numbers } = result;
+    const { ops, plain: compared, ...numbers } = result;
     const bf16 = values['cpu-bf16'];
-    if (values.json) stdout.line(encodeRecord({ ...numbers, cpu_bf16: bf16, ...(timesOps ? { ops } : {}) }));
-    else stdout.write(page(result, what, ops, bf16 ? ', bf16 products' : ''));
+    if (values.json) {
+      stdout.line(encodeRecord({ ...numbers, cpu_bf16: bf16, ...compared, ...(timesOps ? { ops } : {}) }));
+      return 0;
+    }
+    stdout.write(page(numbers, what, ops, bf16 ? ', bf16 products' : ''));
+    if (compared) {
+      const { vs_plain, vs_plain_processor, vs_plain_flops, plain_difference } = compared;
+      const times = (ratio: number) => `${ratio.toFixed(2)} times`;
+      const fast = `${times(vs_plain)} as fast as without (processor time ${times(vs_plain_processor)})`;
+      stdout.line(`savings         ${fast}, ${times(vs_plain_flops)} fewer operations`);
+      stdout.line(
+        `                pictures differ by ${plain_difference.toExponential(1)} of the largest value`,
+      );
+    }
     return 0;
   },
 });
@@ -95,7 +113,12 @@ const UNIT: Readonly<Record<What, string>> = {
   sample: 'evaluation',
 };
 
-function page(result: BenchResult, what: What, ops: BenchResult['ops'], products: string): string {
+function page(
+  result: Omit<BenchResult, 'ops'>,
+  what: What,
+  ops: BenchResult['ops'],
+  products: string,
+): string {
   const { ms_per_step: ms, ms_per_step_best: best, vs_reference: ratio, mfu, sgemm_gflops } = result;
   const against =
     sgemm_gflops === null

@@ -171,7 +171,10 @@ function selectionErrors(got: ArrayLike<number>, want: ArrayLike<number>, K: num
   return errors;
 }
 
-/** Every step of every sampler run, guided by the shortcut for a zeroed caption and the long way. */
+/**
+ * Every step of every sampler run: guided by the shortcut for a zeroed caption, by zeros as its own, and
+ * plainly.
+ */
 export function checkSampler(set: GoldenSet, groups: { latents: Group; levels: Group }): void {
   using file = set.open('sampler');
   if (!file) return;
@@ -192,7 +195,7 @@ export function checkSampler(set: GoldenSet, groups: { latents: Group; levels: G
       groups.levels.add(relative(levels[i] ?? Number.NaN, want), `${name} t_steps[${i}]`);
     }
     // The reference's sampler guides above 1 only.
-    const ways: Guidance[] = scale > 1 ? ['zero', 'zero-direct'] : ['none'];
+    const ways: Guidance[] = scale > 1 ? ['zero', 'negative', 'plain'] : ['none'];
     for (const guidance of ways) checkRun(set, file, name, { scale, levels, guidance }, groups.latents);
   }
 }
@@ -212,7 +215,7 @@ function checkRun(
   });
   const y = file.readFloat32(`${name}.y`);
   const zeros = new Float32Array(y.length);
-  denoiser.setCaptions(guidance === 'zero-direct' ? Float32Array.from([...y, ...zeros]) : y);
+  denoiser.setCaptions(guidance === 'negative' ? Float32Array.from([...y, ...zeros]) : y);
   const steps = file.readFloat64(`${name}.latents`);
   const noise = file.readFloat64(`${name}.x_unit_noise`);
   const want = (i: number) => steps.subarray(i * noise.length, (i + 1) * noise.length);

@@ -8,6 +8,7 @@ import {
   type Caption,
   type CaptionView,
   denoiseTokens,
+  directView,
   embedCaption,
   guidedView,
   rememberedView,
@@ -26,10 +27,10 @@ import { type LoadedWeights, regionsOf } from './weights.ts';
 
 /**
  * Where guidance takes its other half from: nowhere (cfg_scale 1), a zeroed caption (the shortcut: one
- * constant
- * vector per block), a caption of its own, or a zeroed caption the long way (to check the shortcut).
+ * constant vector per block), or a caption of its own. 'plain' is 'zero' without any saving, to check and to
+ * time the others by: both captions go through the whole text path and every block in each evaluation.
  */
-export type Guidance = 'none' | 'zero' | 'negative' | 'zero-direct';
+export type Guidance = 'none' | 'zero' | 'negative' | 'plain';
 
 export interface DenoiserOptions {
   readonly backend: Backend;
@@ -45,7 +46,8 @@ export interface DenoiserOptions {
 }
 
 export class Denoiser {
-  private readonly read: Runner;
+  /** Null where captions are read in each evaluation. */
+  private readonly read: Runner | null;
   private readonly step: Runner;
   private readonly shared: Record<string, Region>;
   private readonly pixels: number;
@@ -61,13 +63,16 @@ export class Denoiser {
       zero.run();
       zero.free();
     }
-    this.read = new Runner(backend, tracePlan('captions', options, readCaptions), this.shared);
+    this.read =
+      guidance === 'plain'
+        ? null
+        : new Runner(backend, tracePlan('captions', options, readCaptions), this.shared);
     this.step = new Runner(backend, tracePlan('denoise', options, traceDenoiser), this.shared);
   }
 
   /** All memory that the plans use, weights included. */
   get regions(): readonly Region[] {
-    return [...Object.values(this.read.regions), ...Object.values(this.step.regions)];
+    return [...Object.values(this.read?.regions ?? {}), ...Object.values(this.step.regions)];
   }
 
   /** Images that the network sees in one call of `denoise`. */
@@ -75,9 +80,9 @@ export class Denoiser {
     return networkRows(this.options);
   }
 
-  /** The two plans, for printing and counting. */
-  get plans(): readonly Plan[] {
-    return [this.read.plan, this.step.plan];
+  /** Floating point operations of reading captions once, and of one evaluation. */
+  get flops(): { readonly captions: number; readonly evaluation: number } {
+    return { captions: this.read?.plan.flops ?? 0, evaluation: this.step.plan.flops };
   }
 
   /**
@@ -85,8 +90,8 @@ export class Denoiser {
    * embeddings [N, S, caption_channels].
    */
   setCaptions(captions: ArrayLike<number>): void {
-    this.read.set(this.options.network.words ? 'words' : 'captions', captions);
-    this.read.run();
+    (this.read ?? this.step).set(this.options.network.words ? 'words' : 'captions', captions);
+    this.read?.run();
   }
 
   /** D(x; sigma) for N images [N, C, S, S], guided by u + scale (c - u). The result is the caller's. */
@@ -106,7 +111,7 @@ export class Denoiser {
   }
 
   free(): void {
-    this.read.free();
+    this.read?.free();
     this.step.free();
     this.shared.memory?.free();
   }
@@ -148,7 +153,7 @@ function memoryLayout(options: DenoiserOptions): MemoryLayout {
 
 /** Captions that are read: N, or 2 N where the other half has captions of its own. */
 function captionRows({ batch, guidance }: DenoiserOptions): number {
-  return guidance === 'negative' || guidance === 'zero-direct' ? 2 * batch : batch;
+  return guidance === 'negative' ? 2 * batch : batch;
 }
 
 /** Images that the network sees at once: each one twice under guidance, first with its caption. */
@@ -200,6 +205,16 @@ const readZeroCaption: Traced = (trace, g, options, layout) => {
   copyInto(caption.pooled, half);
 };
 
+/** Captions [N, S, C], and as many of zeros behind them. */
+function captionsAndZeros(trace: Trace, g: Context, options: DenoiserOptions): Tensor {
+  const { network, batch: N, captionLength } = options;
+  const y = captionInput(g, network, trace, N, captionLength);
+  const both = trace.fresh({ shape: [2 * N, ...y.shape.slice(1)], elem: 'act' }, 'captions, zeros');
+  copyInto(y, { ...both, shape: y.shape });
+  zero({ ...both, shape: y.shape, offset: both.offset + product(y.shape) });
+  return both;
+}
+
 /** x, sigma (and scale) to D. */
 const traceDenoiser: Traced = (trace, g, options, layout) => {
   const { network, guidance, sigmaData } = options;
@@ -209,6 +224,7 @@ const traceDenoiser: Traced = (trace, g, options, layout) => {
   const x = trace.input('x', [rows, C, size, size], 'real');
   const sigma = trace.input('sigma', [rows], 'real');
   const blocks = [...dit.mixer, ...dit.blocks];
+  const plain = guidance === 'plain' ? embedCaption(g, dit, captionsAndZeros(trace, g, options)) : null;
   const memory = new Map(
     blocks.map((block): [Block, Memory] => [
       block,
@@ -216,11 +232,13 @@ const traceDenoiser: Traced = (trace, g, options, layout) => {
     ]),
   );
   const view = (): CaptionView => {
+    if (plain) return directView(g, dit, plain);
     if (guidance !== 'zero') return rememberedView(g, memory);
     return guidedView(g, memory, new Map(blocks.map((b) => [b, layout.place(trace, `${b.name}.zero`)])));
   };
   const F = (patches: Tensor, cNoise: Tensor): Tensor => {
-    const tokens = denoiseTokens(g, dit, patches, cNoise, layout.place(trace, 'pooled'), view(), null);
+    const pooled = plain?.pooled ?? layout.place(trace, 'pooled');
+    const tokens = denoiseTokens(g, dit, patches, cNoise, pooled, view(), null);
     const image = tokensToImage(tokens, { channels: C, size, patchSize }, null, null);
     return guidance === 'none' ? image : guide(image, trace.input('scale', [options.batch], 'real'));
   };

@@ -44,6 +44,21 @@ test('sample: pictures, evaluations and their FLOPs fit together; one step is on
   expect(three.gflop_per_image / one.gflop_per_image).toBeLessThan(5);
 });
 
+test('sample --plain: the savings are fewer operations and the same pictures', () => {
+  const words = ['sample', '--preset', 'nano', '--batch', '2', '--steps', '3', '--plain'];
+  const { code, out } = bench(...words, '--json');
+  expect(code).toBe(0);
+  const result = JSON.parse(out);
+  const compared = ['vs_plain', 'vs_plain_processor', 'plain_difference', 'vs_plain_flops'];
+  expect(Object.keys(result)).toEqual([...KEYS, ...compared]);
+  expect(result.vs_plain_flops).toBeGreaterThan(1.15);
+  expect(result.vs_plain).toBeGreaterThan(0);
+  expect(result.plain_difference).toBeLessThan(1e-5);
+  expect(result.plain_difference).toBeGreaterThan(0);
+  expect(bench(...words).out).toContain('times as fast as without');
+  expect(bench('train', '--plain').code).toBe(2);
+});
+
 test('ops: the table of a training step', () => {
   const { code, out } = bench('ops', '--preset', 'nano', '--batch', '2');
   expect(code).toBe(0);

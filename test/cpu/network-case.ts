@@ -204,7 +204,7 @@ export class NetworkRun {
       ...{ batch: c.N, captionLength: c.S },
     });
     const y = Array.from(this.inputs.y!);
-    const both = guidance === 'zero-direct' ? [...y, ...y.map(() => 0)] : y;
+    const both = guidance === 'negative' ? [...y, ...y.map(() => 0)] : y;
     denoiser.setCaptions(Float64Array.from(both));
     const D = Float64Array.from(denoiser.denoise(this.inputs.x!, 1.3, 3));
     denoiser.free();
