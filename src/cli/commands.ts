@@ -15,6 +15,8 @@ import { pull } from './pull.ts';
 import { quickstart } from './quickstart.ts';
 import { rm } from './rm.ts';
 import { sample } from './sample.ts';
+import { serve } from './serve.ts';
+import { serveEngine } from './serve-engine.ts';
 import { train } from './train.ts';
 import { verify } from './verify.ts';
 
@@ -25,6 +27,7 @@ export const COMMANDS: readonly Command[] = [
   quickstart,
   train,
   sample,
+  serve,
   pull,
   list,
   rm,
@@ -39,3 +42,6 @@ export const COMMANDS: readonly Command[] = [
   completions,
   help,
 ];
+
+/** Commands that this program starts itself; no one types them. */
+export const INTERNAL: readonly Command[] = [serveEngine];

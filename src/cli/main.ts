@@ -4,7 +4,7 @@
 import { EXIT, Failure } from '../io/failure.ts';
 import { didYouMean } from '../recipe/nearest.ts';
 import { runStrict, type Voice } from './command.ts';
-import { COMMANDS } from './commands.ts';
+import { COMMANDS, INTERNAL } from './commands.ts';
 import { COMMON, parseFlags, usage } from './flags.ts';
 import { helpOn } from './help.ts';
 import { createLog, type Log, type LogOptions } from './log.ts';
@@ -26,7 +26,7 @@ async function main(argv: readonly string[]): Promise<number> {
       writeStderr(await helpOn(undefined, colorOn(process.stderr)));
       return EXIT.usage;
     }
-    const row = COMMANDS.find((command) => command.name === name);
+    const row = [...COMMANDS, ...INTERNAL].find((command) => command.name === name);
     if (!row) {
       throw usage(
         name,

@@ -43,6 +43,8 @@ export interface SavedWeights {
 
 /** From what a network works on, where those are no pictures, to pictures. */
 export interface PictureDecoder {
+  /** Pixels along one side of a picture. */
+  readonly side: number;
   /** Picture n of a batch of latents; null where a number is not finite. */
   decode(latents: ArrayLike<number>, n: number): Pixels | null;
 }
@@ -55,6 +57,11 @@ export interface Model extends Reader {
   readonly step: number | null;
   /** Where the network works on latents. */
   readonly decoder?: PictureDecoder;
+}
+
+/** Pixels along one side of a model's pictures. */
+export function pictureSide({ decoder, recipe }: Pick<Model, 'decoder' | 'recipe'>): number {
+  return decoder?.side ?? recipe.model.input_size;
 }
 
 const KEY = {

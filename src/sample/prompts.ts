@@ -38,8 +38,8 @@ const isWhole =
       ? undefined
       : `must be a whole number from ${min}${min === 0 ? ` to ${LARGEST}` : ''}`;
 
-/** The fields of a JSON line and what each has to be. */
-const FIELDS: Readonly<Record<string, Check>> = {
+/** The fields of a JSON line and what is wrong with a value of each; nothing where it is right. */
+export const PROMPT_FIELDS: Readonly<Record<string, Check>> = {
   prompt: (value) => isText(value) ?? ((value as string).trim() === '' ? 'is empty' : undefined),
   negative_prompt: isText,
   seed: isWhole(0),
@@ -91,7 +91,7 @@ type Fields = Omit<Prompt, 'index'> | Omit<BadPrompt, 'index'>;
 
 function fieldsOf(record: Readonly<Record<string, unknown>>): Fields {
   for (const [name, value] of Object.entries(record)) {
-    const check = Object.hasOwn(FIELDS, name) ? FIELDS[name] : undefined;
+    const check = Object.hasOwn(PROMPT_FIELDS, name) ? PROMPT_FIELDS[name] : undefined;
     if (!check) return { error: unknownField(name) };
     const why = check(value);
     if (why !== undefined) return { error: `${name} ${why}, got ${JSON.stringify(value)}` };
@@ -101,7 +101,7 @@ function fieldsOf(record: Readonly<Record<string, unknown>>): Fields {
 }
 
 function unknownField(name: string): string {
-  const hint = didYouMean(name, Object.keys(FIELDS));
+  const hint = didYouMean(name, Object.keys(PROMPT_FIELDS));
   return `unknown field ${JSON.stringify(name)}${hint ? `. ${hint}` : ''}`;
 }
 

@@ -11,7 +11,7 @@ import type { TensorFile } from '../io/tensor-file.ts';
 import { resolveRecipe } from '../recipe/resolve.ts';
 import type { Recipe } from '../recipe/schema.ts';
 import { type ClipTextConfig, clipTextConfig, DFN5B_TEXT } from '../text/clip-config.ts';
-import { readVaeConfig, type VaeConfig } from '../vae/config.ts';
+import { readVaeConfig, type VaeConfig, vaeFactor } from '../vae/config.ts';
 import { unscaleLatents } from '../vae/posterior.ts';
 import { Vae } from './autoencoder.ts';
 import { ClipEncoder } from './clip-encoder.ts';
@@ -121,6 +121,7 @@ function latentDecoder(vae: Vae, recipe: Recipe): PictureDecoder {
   const size = { height: side, width: side };
   const count = C * side * side;
   return {
+    side: side * vaeFactor(vae.config),
     decode(latents, n): Pixels | null {
       const latent = Float64Array.from({ length: count }, (_, i) => latents[n * count + i]!);
       if (!latent.every(Number.isFinite)) return null;
