@@ -14,7 +14,7 @@ const FLAGS = {
   host: flag(text('127.0.0.1', 'Address to listen on; one that others can reach needs a token'), {
     hint: 'ADDRESS',
   }),
-  port: flag(int(8484, { min: 0, max: 65535 }, 'Port to listen on (0 = a free one)'), { alias: 'p' }),
+  port: flag(int(8484, { min: 0, max: 65535 }, 'Port to listen on (0 = a free one)')),
   token: flag(
     text(undefined, 'Secret that clients must show; better in MICRODIFF_TOKEN, where `ps` does not see it'),
     { hint: 'SECRET' },

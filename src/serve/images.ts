@@ -38,7 +38,7 @@ export async function drawOnce(
   } finally {
     signal.removeEventListener('abort', gone);
   }
-  detail(`${described(order)} in ${((performance.now() - begin) / 1000).toFixed(2)} s`);
+  detail(`${described(order)} in ${since(begin)}`);
   const data = pictures.map((picture, place) => ({
     ...(order.format === 'url' ? { url: keep(picture.png) } : { b64_json: base64(picture.png) }),
     ...about(order, place, picture),
@@ -48,6 +48,7 @@ export async function drawOnce(
 
 /** Answers at once, with events until all pictures are there or have failed. */
 export function drawStream(order: ImageOrder, { queue, signal, detail }: Parts): Response {
+  const begin = performance.now();
   let handle: Handle | undefined;
   let left = order.wanted.length;
   let pulse: Timer | undefined;
@@ -69,7 +70,7 @@ export function drawStream(order: ImageOrder, { queue, signal, detail }: Parts):
         if (left > 0) return;
         clearInterval(pulse);
         signal.removeEventListener('abort', gone);
-        detail(described(order));
+        detail(`${described(order)} in ${since(begin)}`);
         controller.close();
       };
       if (signal.aborted) return gone();
@@ -138,6 +139,11 @@ function described({ wanted, size }: ImageOrder): string {
 
 function base64(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64');
+}
+
+/** Seconds since `begin`, in words. */
+function since(begin: number): string {
+  return `${((performance.now() - begin) / 1000).toFixed(2)} s`;
 }
 
 function seconds(): number {

@@ -156,7 +156,7 @@ export class ImageServer {
     const count = order.wanted.length;
     if (!this.queue.hasRoom(count)) {
       const wait = String(this.queue.retryAfter(count));
-      const message = `${this.queue.length} of at most ${this.queue.limit} pictures wait already; try again later`;
+      const message = `${this.queue.length} of at most ${this.queue.limit} pictures wait: try again later`;
       throw new Refusal(429, 'queue_full', message, { headers: { 'retry-after': wait } });
     }
     http.timeout(request, 0); // it may wait for long

@@ -88,7 +88,7 @@ export function frame(message: ToEngine | FromEngine): Uint8Array<ArrayBuffer> {
 
 /**
  * The messages of a byte stream. Both ends are the same program, so their form is taken on trust; a frame
- * that is cut off, too long or no MessagePack is a Failure.
+ * that is cut off, too long or no message at all is a Failure.
  */
 export async function* readFrames<M extends ToEngine | FromEngine>(
   source: AsyncIterable<Uint8Array>,
@@ -121,11 +121,12 @@ function needed(pieces: readonly Uint8Array[]): number {
 }
 
 function decode<M>(body: Uint8Array): M {
+  let value: unknown;
   try {
-    return packr.unpack(body) as M;
-  } catch {
-    throw damaged('a frame that is no MessagePack');
-  }
+    value = packr.unpack(body);
+  } catch {} // which leaves nothing
+  if (typeof value === 'object' && value !== null && 'kind' in value) return value as M;
+  throw damaged('a frame that is no message');
 }
 
 function damaged(why: string): Failure {

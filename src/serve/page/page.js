@@ -84,7 +84,7 @@ function newCard(order) {
   const frame = document.createElement('div');
   frame.className = 'frame';
   const waiting = document.createElement('span');
-  waiting.textContent = 'waiting';
+  waiting.textContent = 'begins';
   frame.append(waiting);
   const bar = document.createElement('progress');
   bar.max = order.steps;
@@ -142,7 +142,7 @@ function fail(view, why) {
 
 function hear(view, event, order) {
   if (event.type === 'image_generation.queued') {
-    view.waiting.textContent = event.before === 0 ? 'begins' : `waiting, ${event.before} before it`;
+    view.waiting.textContent = `waiting, ${event.before} before it`;
   } else if (event.type === 'image_generation.partial_image') {
     show(view, event.b64_json, order.prompt);
     view.bar.value = event.step;
