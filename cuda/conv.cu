@@ -1,5 +1,6 @@
-// Convolutions as products over images whose channels lie together, [rows of the image, W, C].
-// Parts: im2col (windows of an image as rows of a matrix), planes_to_rows, rows_to_planes.
+// Convolutions over images whose channels lie together, [rows of the image, W, C].
+// Parts: im2col (windows of an image as rows of a matrix), conv and conv_bias (a convolution as a whole),
+// planes_to_rows, rows_to_planes.
 #include "block.h"
 
 // y[(o, w), (i, j, c)] = x[o stride + i - pad, w stride + j - pad, c], 0 outside of the image; output rows o
@@ -30,6 +31,57 @@ struct im2col {
   }
 };
 KERNEL(im2col)
+
+// y = x convolved with w: sums over windows of k x k pixels, `stride` apart, the first of them `pad` pixels
+// before the image; zeros outside. The plain form, one sum after the other: where a library (cuDNN) or bands
+// of products take its place, this is what they are compared with. One block = `span` pixels of an output row.
+struct conv {
+  const act *x;  // [N, H, W, C]
+  const act *w;  // [Co, k, k, C]
+  act *y;        // [N, Ho, Wo, Co]
+  long N, H, W, C, Ho, Wo, Co, k, stride, pad, span;
+  BODY(long block) {
+    const long groups = (Wo + span - 1) / span, row = block / groups, begin = block % groups * span;
+    const long end = Wo - begin < span ? Wo : begin + span, n = row / Ho, top = row % Ho * stride - pad;
+    for (long p = begin; p < end; ++p) {
+      const long left = p * stride - pad;
+      EACH(o, Co) {
+        real sum = 0;
+        for (long i = 0; i < k; ++i) {
+          for (long j = 0; j < k; ++j) {
+            const long v = top + i, u = left + j;
+            if (v < 0 || v >= H || u < 0 || u >= W) continue;
+            const act *from = x + ((n * H + v) * W + u) * C, *by = w + ((o * k + i) * k + j) * C;
+            for (long c = 0; c < C; ++c) sum += load(from[c]) * load(by[c]);
+          }
+        }
+        store(y[(row * Wo + p) * Co + o], sum);
+      }
+    }
+  }
+};
+KERNEL(conv)
+
+// y = x + bias, added to y where `accumulate` is 1. One block = `span` pixels.
+struct conv_bias {
+  const act *x;     // [pixels, C]
+  const act *bias;  // [C]
+  act *y;           // [pixels, C]
+  long C, pixels, accumulate, span;
+  BODY(long block) {
+    const long begin = block * span, end = pixels - begin < span ? pixels : begin + span;
+    for (long p = begin; p < end; ++p) {
+      const act *from = x + p * C;
+      act *to = y + p * C;
+      if (accumulate) {
+        EACH(c, C) store(to[c], load(to[c]) + (load(from[c]) + load(bias[c])));
+      } else {
+        EACH(c, C) store(to[c], load(from[c]) + load(bias[c]));
+      }
+    }
+  }
+};
+KERNEL(conv_bias)
 
 // y[n, h, w, c] = x[n, c, h, w]. One block = one row of an image.
 struct planes_to_rows {

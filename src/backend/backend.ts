@@ -89,6 +89,11 @@ export interface Backend {
    * holds, to be stored with a run and taken back before its programs are loaded.
    */
   readonly choices?: unknown;
+  /**
+   * Whether a library runs op `conv` here, so that convolutions are best traced as a whole; absent or false:
+   * as bands of products. Asked before a network with convolutions is traced; opens the library.
+   */
+  convolvesWhole?(): boolean;
   /** Throws a Failure where the saved choices are of another device or library, or damaged. */
   takeChoices?(saved: unknown): void;
   /** Bytes of device memory that are taken now, and the most so far; absent where nobody counts. */

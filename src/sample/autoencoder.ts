@@ -108,6 +108,7 @@ export class Vae {
     const g = {
       weights: new Weights(trace, model.parameters, false),
       groups: model.config.norm_num_groups,
+      whole: backend.convolvesWhole?.() ?? false,
       ...(options.tap ? { tap } : {}),
     };
     trace.output('y', imagePlanes(applyChain(g, model[direction], x)));

@@ -377,8 +377,12 @@ export class Strips {
   }
 
   private context(trace: Trace): Context {
-    const { model } = this.decoder;
-    return { weights: new Weights(trace, model.parameters, false), groups: model.config.norm_num_groups };
+    const { model, backend } = this.decoder;
+    return {
+      weights: new Weights(trace, model.parameters, false),
+      groups: model.config.norm_num_groups,
+      whole: backend.convolvesWhole?.() ?? false,
+    };
   }
 
   private runner(plan: Plan): Runner {

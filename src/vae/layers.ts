@@ -2,7 +2,7 @@
 import { type ConvForm, conv, SAME } from '../plan/ops/conv.ts';
 import { copyInto } from '../plan/ops/copy.ts';
 import { type GroupNorm, groupNorm, groupSums, applyGroupNorm } from '../plan/ops/group-norm.ts';
-import { linear } from '../plan/ops/linear.ts';
+import { gemm, linear } from '../plan/ops/linear.ts';
 import { wideAttention } from '../plan/ops/softmax.ts';
 import type { Handle, Init, Parameters, Weights } from '../plan/params.ts';
 import { cols, reshape, slices, type Tensor } from '../plan/tensor.ts';
@@ -15,6 +15,8 @@ export interface Context {
   readonly groups: number;
   /** Elements of a convolution's band, at most; left out: that of the op. */
   readonly band?: number;
+  /** Convolutions as a whole, by a library, instead of in bands. */
+  readonly whole?: boolean;
   /** Sees named intermediate values (conformance tests). */
   readonly tap?: (name: string, value: Tensor) => void;
   /**
@@ -61,9 +63,12 @@ export function applyConv(
   options: { norm?: GroupNorm; into?: Tensor } = {},
 ): Tensor {
   const [w, b] = [g.weights.use(layer.weight), g.weights.use(layer.bias)];
-  if (layer.form !== POINT || options.norm || options.into)
-    return conv(x, w, b, layer.form, { ...options, band: g.band });
-  return linear(x, reshape(w, [layer.out, layer.inn]), b);
+  if (layer.form !== POINT || options.norm)
+    return conv(x, w, b, layer.form, { ...options, band: g.band, whole: g.whole });
+  const flat = reshape(w, [layer.out, layer.inn]);
+  if (!options.into) return linear(x, flat, b);
+  traceOf(x).emitInto(gemm, [x, flat, b], [{ tensor: options.into, accumulate: true }], { transB: 1 });
+  return options.into;
 }
 
 export interface Norm {

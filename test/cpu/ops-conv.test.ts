@@ -1,7 +1,7 @@
-// Convolutions in bands, GroupNorm, wide attention and planes against plain loops in float64: odd sizes,
+// Convolutions in bands and whole, GroupNorm, wide attention and planes against plain loops in float64: odd sizes,
 // strides, one-sided padding, enlargement, normalisation on the way in.
 import { describe, expect, test } from 'bun:test';
-import { type ConvForm, conv, convExtent, SAME } from '../../src/plan/ops/conv.ts';
+import { type ConvForm, type ConvOptions, conv, convExtent, SAME } from '../../src/plan/ops/conv.ts';
 import { applyGroupNorm, groupNorm, groupSums } from '../../src/plan/ops/group-norm.ts';
 import { imagePlanes, pixelRows } from '../../src/plan/ops/planes.ts';
 import { wideAttention } from '../../src/plan/ops/softmax.ts';
@@ -87,21 +87,29 @@ const forms: [string, ConvForm, number[], number][] = [
   ['wider than a block', SAME, [1, 2, 37, 2], 3],
 ];
 
+/** Bands of so many elements, or a library's op. */
+const ways: [string, ConvOptions][] = [
+  ['one band', { band: 2 ** 23 }],
+  ['bands of 150', { band: 150 }],
+  ['bands of a row', { band: 1 }],
+  ['whole', { whole: true }],
+];
+
 describe('conv', () => {
   for (const [name, form, shape, Co] of forms) {
-    for (const band of [2 ** 23, 150, 1]) {
-      test(`${name}, bands of ${band}`, () => {
+    for (const [way, options] of ways) {
+      test(`${name}, ${way}`, () => {
         checkOp({
           forwardOnly: true,
           inputs: inputs(shape, Co),
-          build: ({ x, w, b }) => [conv(x!, w!, b!, form, { band })],
+          build: ({ x, w, b }) => [conv(x!, w!, b!, form, options)],
           reference: ({ x, w, b }) => [convolved(x!, shape, w!, b!, form)],
         });
       });
     }
   }
 
-  test.each([2 ** 23, 100])('normalised on the way in and added to what is there, bands of %d', (band) => {
+  test.each(ways)('normalised on the way in and added to what is there, %s', (_, options) => {
     const shape = [2, 5, 4, 6];
     const first = { ...SAME, k: 1, pad: 0, after: 0 };
     const norms = {
@@ -114,7 +122,7 @@ describe('conv', () => {
       inputs: { ...inputs(shape, 3), ...norms },
       build: ({ x, w, b, gw, gb, u }) => {
         const norm = groupNorm(groupSums(x!), { w: gw!, bias: gb! }, { W: 4, G: 3, eps: EPS, silu: true });
-        return [conv(x!, w!, b!, SAME, { norm, band, into: conv(x!, u!, b!, first) })];
+        return [conv(x!, w!, b!, SAME, { ...options, norm, into: conv(x!, u!, b!, first, options) })];
       },
       reference: ({ x, w, b, gw, gb, u }) => {
         const y = normalised(x!, shape, { w: gw!, bias: gb! }, 3, true);
