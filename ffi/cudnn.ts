@@ -1,10 +1,9 @@
 // cuDNN: handle, version, and the six calls of its graph interface, in which everything is a descriptor with
-// numbered attributes.
+// numbered attributes (cudnn-graph.ts knows the numbers).
 
-import { Failure } from '../src/io/failure.ts';
+import { EXIT, Failure } from '../src/io/failure.ts';
 import { type Library, openLibrary } from './library.ts';
 import { Pinned, textAt } from './memory.ts';
-import { candidates, loaderReason } from './places.ts';
 
 export const CUDNN_SYMBOLS = {
   cudnnGetVersion: { args: [], returns: 'u64' },
@@ -33,6 +32,17 @@ export interface AttributeValue {
   readonly values: ArrayBufferView;
 }
 
+/** Releases before this one have other status numbers and no such soname. */
+const LEAST_VERSION = 90000;
+
+/** A call that cuDNN refused. */
+export class CudnnFailure extends Failure {}
+
+/** 9.8.0 of 90800. */
+export function cudnnRelease(version: number): string {
+  return [Math.floor(version / 10000), Math.floor(version / 100) % 100, version % 100].join('.');
+}
+
 /** The opened library with one handle. The device's context must be current. */
 export class Cudnn {
   readonly path: string;
@@ -49,8 +59,21 @@ export class Cudnn {
     this.#c = library.calls;
     this.#o = library.optional;
     this.version = this.#c.cudnnGetVersion();
+    if (this.version < LEAST_VERSION) {
+      throw new Failure({
+        what: `cuDNN ${cudnnRelease(this.version)} at ${this.path}`,
+        why: `is too old, ${cudnnRelease(LEAST_VERSION)} is needed`,
+        fix: FIX,
+        code: EXIT.missing,
+      });
+    }
     this.#check('cudnnCreate', this.#c.cudnnCreate(this.#out.address));
     this.#handle = this.#pointer();
+  }
+
+  /** cudnnHandle_t. */
+  get handle(): number {
+    return this.#handle;
   }
 
   destroy(): void {
@@ -61,16 +84,25 @@ export class Cudnn {
     this.#check('cudnnSetStream', this.#c.cudnnSetStream(this.#handle, stream));
   }
 
-  /** A descriptor of a kind (cudnnBackendDescriptorType_t) with its attributes set and finalized. */
-  descriptor(kind: number, attributes: readonly AttributeValue[]): number {
+  /** An empty descriptor of a kind (cudnnBackendDescriptorType_t), to read one into. */
+  holder(kind: number): number {
     const created = this.#c.cudnnBackendCreateDescriptor(kind, this.#out.address);
     this.#check('cudnnBackendCreateDescriptor', created, `of kind ${kind}`);
-    const made = this.#pointer();
-    for (const { attribute, type, count, values } of attributes) {
-      const status = this.#c.cudnnBackendSetAttribute(made, attribute, type, count, values);
-      this.#check('cudnnBackendSetAttribute', status, `${attribute} of kind ${kind}`);
+    return this.#pointer();
+  }
+  /** A descriptor of a kind with its attributes set and finalized. Nothing is left of it where that fails. */
+  descriptor(kind: number, attributes: readonly AttributeValue[]): number {
+    const made = this.holder(kind);
+    try {
+      for (const { attribute, type, count, values } of attributes) {
+        const status = this.#c.cudnnBackendSetAttribute(made, attribute, type, count, values);
+        this.#check('cudnnBackendSetAttribute', status, `${attribute} of kind ${kind}`);
+      }
+      this.#check('cudnnBackendFinalize', this.#c.cudnnBackendFinalize(made), `of kind ${kind}`);
+    } catch (error) {
+      this.#c.cudnnBackendDestroyDescriptor(made);
+      throw error;
     }
-    this.#check('cudnnBackendFinalize', this.#c.cudnnBackendFinalize(made), `of kind ${kind}`);
     return made;
   }
   /** Reads up to `count` elements of an attribute; returns how many there are. */
@@ -98,15 +130,12 @@ export class Cudnn {
     const more = new Pinned(512);
     this.#o.cudnnGetLastErrorString?.(more.address, more.bytes.byteLength);
     const last = new TextDecoder().decode(more.bytes.subarray(0, more.bytes.indexOf(0)));
-    const why = `${words}${last ? `, ${last}` : ''} (status ${status}, cuDNN ${this.version})`;
-    throw new Failure({ what: sizes ? `${call} ${sizes}` : call, why });
+    const why = `${words}${last ? `, ${last}` : ''} (status ${status}, cuDNN ${cudnnRelease(this.version)})`;
+    throw new CudnnFailure({ what: sizes ? `${call} ${sizes}` : call, why });
   }
 }
 
-/** Opens the library and makes a handle. Throws a Failure (code 3) with every candidate's reason. */
-export async function openCudnn(): Promise<Cudnn> {
-  return new Cudnn(openCudnnLibrary(candidates('cudnn'), await loaderReason()));
-}
+const FIX = 'Install cuDNN 9 (pip install nvidia-cudnn-cu12), or name its folder in MICRODIFF_CUDA_PATH';
 
 export function openCudnnLibrary(
   paths: readonly string[],
@@ -118,6 +147,6 @@ export function openCudnnLibrary(
     required: CUDNN_SYMBOLS,
     optional: CUDNN_OPTIONAL,
     reason,
-    fix: 'Install cuDNN 9 (pip install nvidia-cudnn-cu12), or name its folder in MICRODIFF_CUDA_PATH',
+    fix: FIX,
   });
 }

@@ -1,10 +1,10 @@
-# Builds the stand-in libraries of test/sim: driver, cuBLASLt, NCCL and NVRTC, under the names that are
+# Builds the stand-in libraries of test/sim: driver, cuBLASLt, cuDNN, NCCL and NVRTC, under the names that are
 # looked for. Included by the Makefile. They end in build/sim alone: nothing of the product depends on them.
 
 STAND_IN_CXX := $(CXX) -std=c++17 -O2 -march=x86-64-v3 -fPIC -fvisibility=hidden -Wall -Wextra -Werror \
 	-MMD -MP
-STAND_INS := build/sim/libcuda.so.1 build/sim/libcublasLt.so.13 build/sim/libnccl.so.2 \
-	build/sim/libnvrtc.so.13 build/sim/kernels_broken.so
+STAND_INS := build/sim/libcuda.so.1 build/sim/libcublasLt.so.13 build/sim/libcudnn.so.9 \
+	build/sim/libnccl.so.2 build/sim/libnvrtc.so.13 build/sim/kernels_broken.so
 DRIVER_OBJECTS := $(patsubst test/sim/libcuda/%.cpp,build/sim/libcuda/%.o,$(wildcard test/sim/libcuda/*.cpp))
 
 build/sim/libcuda/%.o: test/sim/libcuda/%.cpp test/sim/libraries.mk
@@ -18,6 +18,11 @@ build/sim/libcuda.so.1: $(DRIVER_OBJECTS)
 
 # The others find the driver beside them, the same one that the program has opened.
 build/sim/libcublasLt.so.13: test/sim/libcublaslt.cpp build/sim/libcuda.so.1
+	@echo "c++ $@"
+	$(STAND_IN_CXX) -O3 -shared -Wl,-soname,$(@F) -Wl,-rpath,'$$ORIGIN' -Wl,-z,defs $< build/sim/libcuda.so.1 \
+	  -o $@
+
+build/sim/libcudnn.so.9: test/sim/libcudnn.cpp build/sim/libcuda.so.1
 	@echo "c++ $@"
 	$(STAND_IN_CXX) -O3 -shared -Wl,-soname,$(@F) -Wl,-rpath,'$$ORIGIN' -Wl,-z,defs $< build/sim/libcuda.so.1 \
 	  -o $@

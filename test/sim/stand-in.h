@@ -13,5 +13,7 @@ EXPORT int sim_enqueue(void *stream, const char *what, int (*run)(void *data), c
 EXPORT int sim_live(uint64_t address, size_t bytes, const char *what);
 // Remembers and prints a complaint; returns `status`.
 EXPORT int sim_complain(int status, const char *text);
+// The value of a setting (SIM_...), empty where it has none; good until it is set anew.
+EXPORT const char *sim_setting(const char *name);
 // Counts a call; returns the status that SIM_FAIL asks for, or 0.
 EXPORT int sim_gate(const char *name);

@@ -1,11 +1,14 @@
-// The GPU backend: regions in device memory, programs replayed as graphs, products by cuBLASLt.
+// The GPU backend: regions in device memory, programs replayed as graphs, products by cuBLASLt, convolutions
+// by cuDNN.
 
 import { type CublasLt, openCublasLt } from '../../../ffi/cublaslt.ts';
 import type { DeviceFacts } from '../../../ffi/cuda.ts';
 import type { GpuCode } from '../../../ffi/gpu-code.ts';
+import { loaderReason } from '../../../ffi/places.ts';
 import { Failure } from '../../io/failure.ts';
 import type { Backend, Elem, Region } from '../backend.ts';
 import { checkProgram } from '../null.ts';
+import { type ConvolutionChoice, ConvolutionLibrary, type ConvolutionWay } from './convolutions.ts';
 import { CudaRegion, openDevice } from './device.ts';
 import { loadKernels } from './modules.ts';
 import { type ProductChoices, Products } from './products.ts';
@@ -24,7 +27,9 @@ export interface CudaOptions {
   readonly tune?: boolean;
   /** Algorithms of an earlier run on this kind of GPU. */
   readonly choices?: ProductChoices | null;
-  /** Gets a line about what takes long. */
+  /** Convolutions by cuDNN, or in bands of im2col and cuBLASLt. */
+  readonly convolutions?: ConvolutionWay;
+  /** Gets a line about what takes long, and about the library of convolutions once it is known. */
   readonly notice?: (line: string) => void;
   /** Kernels in place of the embedded ones, threads of every block, and plain forms only: for tests. */
   readonly code?: readonly GpuCode[];
@@ -46,8 +51,10 @@ const PEAK_TFLOPS: readonly (readonly [RegExp, number])[] = [
 export interface CudaBackend extends Backend {
   readonly facts: DeviceFacts;
   readonly precision: Precision;
-  /** Path and version of the libraries in use. */
-  readonly libraries: { readonly driver: string; readonly cublaslt: string };
+  /** Path and version of the libraries in use; cuDNN's once a network with convolutions was traced. */
+  readonly libraries: { readonly driver: string; readonly cublaslt: string; readonly cudnn: string | null };
+  /** Engines chosen for convolutions so far. */
+  readonly convolutionChoices: readonly ConvolutionChoice[];
   /** Algorithms chosen so far, to be stored with a run. */
   readonly choices: ProductChoices;
   memory(): { readonly allocated: number; readonly peak: number };
@@ -58,7 +65,7 @@ export interface CudaBackend extends Backend {
 /** Opens a GPU; a Failure (code 3) with reason and remedy where that cannot be. */
 export async function cudaBackend(options: CudaOptions = {}): Promise<CudaBackend> {
   const { ordinal = 0, precision = 'bf16', graph = true, tune = false, choices = null } = options;
-  const { notice = () => {}, threads = 0, tensorForms = true } = options;
+  const { notice = () => {}, threads = 0, tensorForms = true, convolutions: way = 'auto' } = options;
   const device = await openDevice(ordinal);
   let products: Products;
   let lt: CublasLt;
@@ -73,6 +80,13 @@ export async function cudaBackend(options: CudaOptions = {}): Promise<CudaBacken
     device.close();
     throw error;
   }
+  const convolutions = new ConvolutionLibrary(device, {
+    ...{ way, precision, reason: await loaderReason(), notice },
+  });
+  const libraryOf = (kernel: string) => {
+    if (kernel === 'gemm') return products;
+    return kernel === 'conv' && tensorForms ? convolutions.open() : null;
+  };
   const programOptions = { graph, threads, tensorForms: tensorForms && precision === 'bf16' };
   const programs = new Set<CudaProgram>();
   const peak = PEAK_TFLOPS.find(([name]) => name.test(device.facts.name));
@@ -81,7 +95,14 @@ export async function cudaBackend(options: CudaOptions = {}): Promise<CudaBacken
     ...(precision === 'bf16' && peak ? { peakTflops: peak[1] } : {}),
     facts: device.facts,
     precision,
-    libraries: { driver: device.cuda.path, cublaslt: `${lt.path} (${lt.version})` },
+    get libraries() {
+      const { library: cudnn } = convolutions;
+      return { driver: device.cuda.path, cublaslt: `${lt.path} (${lt.version})`, cudnn };
+    },
+    get convolutionChoices() {
+      return convolutions.choices;
+    },
+    convolvesWhole: () => convolutions.open() !== null,
     elemBytes: { act: precision === 'bf16' ? 2 : 4, real: 4, i32: 4 },
     get choices() {
       return products.choices;
@@ -92,6 +113,7 @@ export async function cudaBackend(options: CudaOptions = {}): Promise<CudaBacken
     close() {
       if (device.closed) return;
       for (const program of [...programs]) program.release();
+      convolutions.close();
       products.close();
       kernels.close();
       device.close();
@@ -108,7 +130,7 @@ export async function cudaBackend(options: CudaOptions = {}): Promise<CudaBacken
       const own = Object.fromEntries(
         Object.entries(regions).map(([space, region]) => [space, cudaRegion(region)]),
       );
-      const loaded = new CudaProgram(device, kernels, products, program, own, programOptions, (ended) => {
+      const loaded = new CudaProgram(device, kernels, libraryOf, program, own, programOptions, (ended) => {
         programs.delete(ended);
         for (const region of Object.values(own)) region.users.delete(ended);
       });

@@ -6,7 +6,7 @@ import { Failure } from '../../io/failure.ts';
 import type { Launch, Loaded, Place, Program } from '../backend.ts';
 import type { CudaDevice, CudaRegion, Dependent } from './device.ts';
 import type { Kernel, Kernels } from './modules.ts';
-import type { Products } from './products.ts';
+import type { Product } from './products.ts';
 
 const SLOT_BYTES = 8;
 const WARP = 32;
@@ -22,9 +22,11 @@ export interface ProgramOptions {
 }
 
 /** One launch with everything decided. */
-interface Step {
-  queue(): void;
-  release(): void;
+type Step = Product;
+
+/** A library that takes launches of some kernels. */
+export interface LaunchLibrary {
+  prepare(launch: Launch, addresses: readonly number[]): Product;
 }
 
 const NOTHING: Step = { queue: () => {}, release: () => {} };
@@ -44,7 +46,7 @@ export class CudaProgram implements Loaded, Dependent {
   constructor(
     device: CudaDevice,
     kernels: Kernels,
-    products: Products,
+    libraryOf: (kernel: string) => LaunchLibrary | null,
     program: Program,
     regions: Readonly<Record<string, CudaRegion>>,
     options: ProgramOptions,
@@ -53,15 +55,18 @@ export class CudaProgram implements Loaded, Dependent {
     this.#device = device;
     this.#ended = () => ended(this);
     this.#graph = options.graph;
-    const launches = program.launches.filter(({ kernel, blocks }) => kernel === 'gemm' || blocks > 0);
-    const slots = launches.reduce((sum, launch) => sum + slotsOf(launch), 0);
-    this.#packed = new Pinned((slots + launches.length) * SLOT_BYTES);
+    const libraries = new Map(program.launches.map((launch) => [launch, libraryOf(launch.kernel)]));
+    const launches = program.launches.filter((launch) => libraries.get(launch) || launch.blocks > 0);
+    const own = launches.filter((launch) => !libraries.get(launch));
+    const slots = own.reduce((sum, launch) => sum + slotsOf(launch), 0);
+    this.#packed = new Pinned((slots + own.length) * SLOT_BYTES);
     const packer = new Packer(this.#packed, slots);
     const addressOf = (place: Place | null) => (place ? regions[place.space]!.address + place.offset : 0);
     const steps = new Map(
       launches.map((launch) => {
         const addresses = launch.pointers.map(addressOf);
-        if (launch.kernel === 'gemm') return [launch, products.prepare(launch, addresses)] as const;
+        const library = libraries.get(launch);
+        if (library) return [launch, library.prepare(launch, addresses)] as const;
         const form = shapeOf(launch, kernels, options);
         kernels.allowShared(form.kernel, form.scratch);
         const parameters = packer.put(addresses, launch.ints, launch.reals);
@@ -172,8 +177,8 @@ export function threadsFor(lanes: number): number {
   return Math.min(MOST_THREADS, Math.ceil(lanes / WARP) * WARP);
 }
 
-function slotsOf({ kernel, pointers, ints, reals }: Launch): number {
-  return kernel === 'gemm' ? 0 : pointers.length + ints.length + reals.length;
+function slotsOf({ pointers, ints, reals }: Launch): number {
+  return pointers.length + ints.length + reals.length;
 }
 
 /** Writes argument structs one after the other, and for each the list of its one parameter's address. */

@@ -8,6 +8,7 @@
 //   SIM_DRIVER_VERSION   what cuDriverGetVersion says (13000)
 //   SIM_DEVICES          how many devices (1)
 //   SIM_LOG              a file for counts and complaints as JSON, written when the process ends
+//   SIM_CUDNN_...        as libcudnn.cpp says
 //   SIM_QUIET            1: complaints are kept, not printed
 #include <stdarg.h>
 #include <stdio.h>
@@ -215,6 +216,12 @@ EXPORT CUresult cuGetErrorString(CUresult status, const char **out) {
 
 // The gate of calls of the other stand-ins: counts, and returns the status that SIM_FAIL asks for.
 EXPORT int sim_gate(const char *name) { return Call(name, NOTHING).status; }
+
+EXPORT const char *sim_setting(const char *name) {
+  static std::map<std::string, std::string> asked;
+  std::lock_guard<std::recursive_mutex> hold(lock);
+  return (asked[name] = setting(name, "")).c_str();
+}
 
 // Calls of one entry point so far; an empty name: of all of them.
 EXPORT long sim_calls(const char *name) {
