@@ -38,9 +38,10 @@ const LEAST_VERSION = 90000;
 /** A call that cuDNN refused. */
 export class CudnnFailure extends Failure {}
 
-/** 9.8.0 of 90800. */
+/** 9.8.0 of 90800, 8.9.7 of 8907: the numbers changed with release 9. */
 export function cudnnRelease(version: number): string {
-  return [Math.floor(version / 10000), Math.floor(version / 100) % 100, version % 100].join('.');
+  const major = version < 10000 ? 1000 : 10000;
+  return [Math.floor(version / major), Math.floor((version % major) / 100), version % 100].join('.');
 }
 
 /** The opened library with one handle. The device's context must be current. */
@@ -59,14 +60,6 @@ export class Cudnn {
     this.#c = library.calls;
     this.#o = library.optional;
     this.version = this.#c.cudnnGetVersion();
-    if (this.version < LEAST_VERSION) {
-      throw new Failure({
-        what: `cuDNN ${cudnnRelease(this.version)} at ${this.path}`,
-        why: `is too old, ${cudnnRelease(LEAST_VERSION)} is needed`,
-        fix: FIX,
-        code: EXIT.missing,
-      });
-    }
     this.#check('cudnnCreate', this.#c.cudnnCreate(this.#out.address));
     this.#handle = this.#pointer();
   }
@@ -137,16 +130,28 @@ export class Cudnn {
 
 const FIX = 'Install cuDNN 9 (pip install nvidia-cudnn-cu12), or name its folder in MICRODIFF_CUDA_PATH';
 
+/**
+ * Throws a Failure (code 3) where none opens, with every candidate's reason, or the one that does is too
+ * old.
+ */
 export function openCudnnLibrary(
   paths: readonly string[],
   reason?: (path: string) => string,
 ): Library<typeof CUDNN_SYMBOLS, typeof CUDNN_OPTIONAL> {
-  return openLibrary({
+  const library = openLibrary({
     name: 'cuDNN',
     candidates: paths,
     required: CUDNN_SYMBOLS,
     optional: CUDNN_OPTIONAL,
     reason,
     fix: FIX,
+  });
+  const version = library.calls.cudnnGetVersion();
+  if (version >= LEAST_VERSION) return library;
+  throw new Failure({
+    what: `cuDNN ${cudnnRelease(version)} at ${library.path}`,
+    why: `is too old, ${cudnnRelease(LEAST_VERSION)} is needed`,
+    fix: FIX,
+    code: EXIT.missing,
   });
 }

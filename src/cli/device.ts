@@ -2,6 +2,7 @@
 // replaced by another; `auto` says what it chose, where there is a driver or where it was asked for.
 
 import type { Backend } from '../backend/backend.ts';
+import type { ConvolutionWay } from '../backend/cuda/convolutions.ts';
 import { Failure } from '../io/failure.ts';
 import { bool, choice, int, text } from '../recipe/field.ts';
 import { flag, type FlagValues, usage } from './flags.ts';
@@ -24,6 +25,8 @@ export const COMPUTE_FLAGS = {
   ...DEVICE_FLAGS,
   'cpu-bf16': flag(bool(false, 'On the CPU, round the operands of matrix products to bf16 (AVX-512 BF16)')),
 };
+
+const WAYS: readonly ConvolutionWay[] = ['auto', 'cudnn', 'im2col'];
 
 type Values = FlagValues<typeof DEVICE_FLAGS> & Partial<FlagValues<typeof COMPUTE_FLAGS>>;
 
@@ -48,8 +51,17 @@ export async function openDevice(
     ordinal: chosen.device,
     precision: values.precision,
     graph: !values['no-graph'],
+    convolutions: convolutionWay(env),
     notice: (line) => log.info(line),
   });
+}
+
+/** What MICRODIFF_CONVOLUTIONS asks for on a GPU. Throws a Failure (code 2) for anything else. */
+export function convolutionWay(env: Readonly<NodeJS.ProcessEnv> = process.env): ConvolutionWay {
+  const word = env.MICRODIFF_CONVOLUTIONS || 'auto';
+  const way = WAYS.find((each) => each === word);
+  if (way) return way;
+  throw usage('MICRODIFF_CONVOLUTIONS', `${word} is none of ${WAYS.join(', ')}`, 'Leave it unset');
 }
 
 /** `auto`, `cpu`, or the number of a GPU. Throws a Failure (code 2) for anything else. */

@@ -3,11 +3,12 @@
 import { basename, dirname } from 'node:path';
 import { type DeviceFacts, openCuda } from '../../ffi/cuda.ts';
 import { openCublasLtLibrary } from '../../ffi/cublaslt.ts';
-import { openCudnnLibrary } from '../../ffi/cudnn.ts';
+import { cudnnRelease, openCudnnLibrary } from '../../ffi/cudnn.ts';
 import { LibraryMissing, type Tried } from '../../ffi/library.ts';
 import { Nccl, openNcclLibrary } from '../../ffi/nccl.ts';
 import { Nvrtc, openNvrtcLibrary } from '../../ffi/nvrtc.ts';
 import { candidates, type GpuLibrary, loaderReason } from '../../ffi/places.ts';
+import type { ConvolutionWay } from '../backend/cuda/convolutions.ts';
 import { gpus } from './machine.ts';
 
 export interface GpuLibraryReport {
@@ -61,9 +62,7 @@ export async function examineGpu(): Promise<GpuReport> {
     }),
     cudnn: await report(() => {
       const { path, calls, tried } = openCudnnLibrary(candidates('cudnn'), reason);
-      const version = calls.cudnnGetVersion();
-      const parts = [Math.floor(version / 10000), Math.floor(version / 100) % 100, version % 100];
-      return { path, version: parts.join('.'), tried };
+      return { path, version: cudnnRelease(calls.cudnnGetVersion()), tried };
     }),
     nccl: await report(() => {
       const library = openNcclLibrary(candidates('nccl'), reason);
@@ -84,8 +83,8 @@ export function isUsable({ devices, libraries }: GpuReport): boolean {
   return (devices[0]?.capability ?? 0) >= 80 && libraries.cublaslt.path !== null;
 }
 
-/** Rows of the page: name and words. */
-export function gpuRows(gpu: GpuReport): [string, string][] {
+/** Rows of the page: name and words. `convolutions` is what the environment says about them. */
+export function gpuRows(gpu: GpuReport, convolutions: ConvolutionWay): [string, string][] {
   const cards =
     gpu.found.length > 0 ? gpu.found.join(', ') : gpu.driver ? 'a driver, but no card' : 'none found';
   const rows: [string, string][] =
@@ -93,11 +92,19 @@ export function gpuRows(gpu: GpuReport): [string, string][] {
   if (gpu.driver) rows.push(['', gpu.driver]);
   for (const [library, { path, version, error, tried }] of Object.entries(gpu.libraries)) {
     const title = TITLES[library as GpuLibrary];
-    if (path !== null && error === null) rows.push([title, `${version}, ${path}`]);
-    else rows.push([title, 'cannot be used'], ...triedRows(tried));
+    const use = library === 'cudnn' ? convolutionWords(path !== null, convolutions) : '';
+    if (path !== null && error === null) rows.push([title, `${version}, ${path}${use}`]);
+    else rows.push([title, `cannot be used${use}`], ...triedRows(tried));
     if (error !== null && tried.length === 0) rows.push(['', error]);
   }
   return rows;
+}
+
+/** What computes convolutions, where cuDNN opens or does not. */
+function convolutionWords(opens: boolean, way: ConvolutionWay): string {
+  if (way === 'im2col') return ', convolutions by im2col and cuBLASLt as MICRODIFF_CONVOLUTIONS says';
+  if (opens) return ', used for convolutions';
+  return way === 'auto' ? ', convolutions by im2col and cuBLASLt' : ', convolutions cannot be computed';
 }
 
 /** Places with the same reason share a row: `No such file or directory: libx.so.2, libx.so.1 in A, B`. */

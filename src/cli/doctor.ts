@@ -3,6 +3,7 @@
 import { tmpdir } from 'node:os';
 import { EXIT } from '../io/failure.ts';
 import { command } from './command.ts';
+import { convolutionWay } from './device.ts';
 import { examineGpu, gpuRows, isUsable } from './doctor-gpu.ts';
 import { SHARED } from './flags.ts';
 import { type Folder, folder, memory, processor } from './machine.ts';
@@ -108,7 +109,7 @@ function page(report: Report): string {
       : [['', `${library.isa} kernels, ${library.threads} threads, OpenBLAS ${library.blas}`]]),
     ['temporary', folderWords(temporary)],
     ['here', folderWords(here)],
-    ...gpuRows(gpu),
+    ...gpuRows(gpu, convolutionWay()),
     ['device', library.path === null ? 'none can be used' : gpu.used ? 'cuda:0' : 'cpu'],
   ];
   const problems = report.problems.map((problem) => `missing    ${problem}`);

@@ -18,8 +18,7 @@ import type { CudaDevice } from './device.ts';
 import type { Product } from './products.ts';
 
 /** auto: cuDNN where it can be used, else im2col; the others: that one or an error. */
-export const CONVOLUTION_WAYS = ['auto', 'cudnn', 'im2col'] as const;
-export type ConvolutionWay = (typeof CONVOLUTION_WAYS)[number];
+export type ConvolutionWay = 'auto' | 'cudnn' | 'im2col';
 
 /**
  * Bytes of workspace that an engine may ask for. In bf16 implicit products need next to none; in float32

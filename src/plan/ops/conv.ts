@@ -80,7 +80,9 @@ const convolution = defineOp({
   writes: ['set'],
   tolerance: { nmse: 1e-11, why: 'sums of k k C float32 products; a few thousand' },
   flops: (node) => {
-    const window = need(node.inputs[1], 'conv').shape.slice(1).reduce((a, b) => a * b, 1);
+    const window = need(node.inputs[1], 'conv')
+      .shape.slice(1)
+      .reduce((a, b) => a * b, 1);
     return 2 * count(need(node.outputs[0], 'conv')) * window;
   },
 });
