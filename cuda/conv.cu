@@ -34,7 +34,7 @@ KERNEL(im2col)
 
 // y = x convolved with w: sums over windows of k x k pixels, `stride` apart, the first of them `pad` pixels
 // before the image; zeros outside. The plain form, one sum after the other: where a library (cuDNN) or bands
-// of products take its place, this is what they are compared with. One block = `span` pixels of an output row.
+// of products take its place, they are compared with this. One block = `span` pixels of an output row.
 struct conv {
   const act *x;  // [N, H, W, C]
   const act *w;  // [Co, k, k, C]

@@ -1,5 +1,5 @@
-// Convolutions in bands and whole, GroupNorm, wide attention and planes against plain loops in float64: odd sizes,
-// strides, one-sided padding, enlargement, normalisation on the way in.
+// Convolutions in bands and whole, GroupNorm, wide attention and planes against plain loops in float64: odd
+// sizes, strides, one-sided padding, enlargement, normalisation on the way in.
 import { describe, expect, test } from 'bun:test';
 import { type ConvForm, type ConvOptions, conv, convExtent, SAME } from '../../src/plan/ops/conv.ts';
 import { applyGroupNorm, groupNorm, groupSums } from '../../src/plan/ops/group-norm.ts';

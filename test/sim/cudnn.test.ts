@@ -1,5 +1,5 @@
 // Convolutions by cuDNN on its stand-in: which engines are taken and which are passed over, what is recorded,
-// what happens where the library is missing, too old or knows no engine; and what the stand-in itself refuses.
+// what happens where the library is missing, too old or knows no engine; what the stand-in itself refuses.
 import { afterAll, beforeEach, describe, expect, test } from 'bun:test';
 import { existsSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -245,7 +245,7 @@ describe('the stand-in refuses', () => {
     cudnn.destroy();
   });
 
-  test('execution: less aligned, overlapping, without workspace, of dead memory; making things in a capture', () => {
+  test('execution: less aligned, overlapping, no workspace, dead memory; a capture', () => {
     const { cuda, cudnn, stream } = library();
     const graph = new ConvolutionGraph(cudnn, spec);
     const [config = 0] = graph.configs('fallback');

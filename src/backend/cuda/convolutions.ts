@@ -1,6 +1,6 @@
-// Convolutions by cuDNN: launches of op `conv` as execution plans over NHWC tensors. An engine is chosen once a
-// shape, outside of graphs: the first of the library's proposals that repeats to the bit, rounds as the mode
-// says, can be made and fits the workspace. Asymmetric padding and bias are ops of their own in the plan:
+// Convolutions by cuDNN: launches of op `conv` as execution plans over NHWC tensors. An engine is chosen once
+// a shape, outside of graphs: the first of the library's proposals that repeats to the bit, rounds as the
+// mode says, can be made and fits the workspace. One-sided padding and bias are ops of their own in the plan:
 // cuDNN has no engine for the one, and for the other only some that are compiled at run time, in seconds.
 
 import { Cudnn, CudnnFailure, cudnnRelease, openCudnnLibrary } from '../../../ffi/cudnn.ts';
