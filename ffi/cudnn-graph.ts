@@ -1,7 +1,7 @@
 // A convolution in cuDNN's graph interface: tensors, operation, operation graph, heuristics, engine
 // configurations, execution plan, variant pack. All numbers are those of cudnn_graph.h, equal in all releases
-// 8 and 9; compared with the bindings of hidet (C++), JCudnn (Java) and two made from 9.22 and 9.24 (Rust, C#).
-// Order of calls and choice of attributes are those of cudnn-frontend.
+// 8 and 9; compared with the bindings of hidet (C++), JCudnn (Java) and two made from 9.22 (Rust) and 9.24
+// (C#). Order of calls and choice of attributes are those of cudnn-frontend.
 
 import type { AttributeValue, Cudnn } from './cudnn.ts';
 
