@@ -7,7 +7,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help build test test-sim quickstart gpu-check gpu-pack dist lint style types clean
+.PHONY: help build test test-sim fuzz quickstart gpu-check gpu-pack dist lint style types clean
 
 BUN := build/bin/bun
 export PATH := $(CURDIR)/build/bin:$(PATH)
@@ -53,6 +53,9 @@ test: $(TESTED) ## every test that this machine can run, and what was skipped
 
 test-sim: $(TESTED) ## the CUDA path without a GPU, against stand-ins
 	$(BUN) test/run.ts sim
+
+fuzz: ## readers of files that others wrote, with made-up damage, FUZZ_SECONDS long (30)
+	$(BUN) test/fuzz/run.ts --seconds $(or $(FUZZ_SECONDS),30)
 
 quickstart: dist/microdiff ## train a small model on the embedded images, about five minutes, and draw samples
 	dist/microdiff quickstart $(QUICKSTART_FLAGS)

@@ -152,3 +152,10 @@ export function compact(values: ArrayLike<number>): Float64Array {
   const step = Math.max(1, Math.floor(values.length / 256));
   return Float64Array.from({ length: Math.ceil(values.length / step) }, (_, i) => values[i * step]!);
 }
+
+/** Bytes that are not the same; of another length, all of them. */
+export function differing(ours: Uint8Array, theirs: Uint8Array): number {
+  if (ours.length !== theirs.length) return Math.max(ours.length, theirs.length);
+  if (Buffer.compare(ours, theirs) === 0) return 0;
+  return ours.reduce((count, byte, i) => count + (byte === theirs[i] ? 0 : 1), 0);
+}

@@ -11,6 +11,7 @@ import { verifyDistances } from './fid-set.ts';
 import { verifyImages } from './images.ts';
 import { verifyInception } from './inception-set.ts';
 import { JsonObject } from './json-file.ts';
+import { verifyMds } from './mds.ts';
 import { isMicrodit, type MicroditOptions, verifyMicrodit } from './microdit.ts';
 import { verifyVae } from './vae.ts';
 
@@ -53,6 +54,7 @@ export async function* verify(dir: string, options: VerifyOptions): AsyncGenerat
   else if (part === 'tokenizer') yield* verifyTokenizer(dir);
   else if (part === 'caption-clean') yield* verifyCaptionClean(dir);
   else if (part === 'images') yield* await verifyImages(dir);
+  else if (part === 'mds') yield* verifyMds(dir);
   else if (part === 'vae') yield* verifyVae(dir, { backend: options.backend });
   else if (part === 'fid') yield* verifyFid(dir, options);
   else yield skipped(part, 'the reader of this part is not built yet');

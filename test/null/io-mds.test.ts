@@ -209,6 +209,16 @@ describe('compression', () => {
     expect(faults(path)[0]).toMatch(/announces 70368744177664 bytes/);
   });
 
+  test('a zstd frame that asks for a window of 128 MiB to unpack four bytes is refused', () => {
+    const frame = Uint8Array.of(0x28, 0xb5, 0x2f, 0xfd, 0, (27 - 10) << 3, 1 | (4 << 3), 0, 0, 1, 2, 3, 4);
+    const path = oneShard((entry) => {
+      entry.compression = 'zstd';
+      entry.zip_data = { basename: 'wide', bytes: frame.length, hashes: {} };
+      return frame;
+    });
+    expect(faults(path)[0]).toMatch(/requires too much memory|window/i);
+  });
+
   test('bz2, snappy and what else there is are refused by name', () => {
     for (const name of ['bz2', 'bz2:9', 'snappy', 'lz4', 'zstd:99', 'zstd:', 'gz:1:2', 'toString']) {
       const [fault] = faults(

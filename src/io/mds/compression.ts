@@ -1,8 +1,14 @@
 // Compression of shards: zstd, gzip and brotli. The size after decompression is known beforehand, and nothing
 // is ever unpacked beyond it.
 
-import { brotliCompressSync, brotliDecompressSync, constants, gunzipSync, gzipSync } from 'node:zlib';
-import { zstdDecompressSync } from 'node:zlib';
+import {
+  brotliCompressSync,
+  brotliDecompressSync,
+  constants,
+  gunzipSync,
+  gzipSync,
+  zstdDecompressSync,
+} from 'node:zlib';
 
 interface Method {
   /** Levels from, to, and the one of a name without a level, as the format's own library has them. */
@@ -80,8 +86,10 @@ function unpack(method: Method, bytes: Uint8Array, size: number): Uint8Array {
   return raw;
 }
 
-/** The largest window that a frame may ask a decoder to keep: that of the highest level, 128 MiB. */
-const ZSTD_WINDOW_LOG = 27;
+/**
+ * Log2 of the window that a frame may ask a decoder to keep: that of the highest level, and of most others.
+ */
+const ZSTD_WINDOW = { most: 27, usual: 23 };
 
 /** A frame says at its beginning how long it is: a lie is found before any memory is taken. */
 function unpackZstd(bytes: Uint8Array, size: number): Uint8Array {
@@ -90,9 +98,11 @@ function unpackZstd(bytes: Uint8Array, size: number): Uint8Array {
   if (announced !== undefined && announced > size) {
     throw new Error(`it announces ${announced} bytes where the index says ${size}`);
   }
+  // No window is larger than what is packed, but that not every writer knows beforehand.
+  const window = Math.min(ZSTD_WINDOW.most, Math.max(ZSTD_WINDOW.usual, Math.ceil(Math.log2(size + 1))));
   return zstdDecompressSync(bytes, {
     maxOutputLength: Math.max(1, size),
-    params: { [constants.ZSTD_d_windowLogMax]: ZSTD_WINDOW_LOG },
+    params: { [constants.ZSTD_d_windowLogMax]: window },
   });
 }
 

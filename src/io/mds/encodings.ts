@@ -3,7 +3,7 @@
 
 import { decode as decodeUtf8 } from '../byte-cursor.ts';
 import { arrayEncoding } from './arrays.ts';
-import { pythonFloat, pythonJson } from './python-text.ts';
+import { pythonFloat, pythonJson, readPythonJson } from './python-text.ts';
 import type { MdsImage, MdsPixels, MdsValue } from './values.ts';
 
 export interface MdsEncoding {
@@ -139,7 +139,7 @@ function readWhole(string: string): bigint | undefined {
 
 function readJson(string: string): MdsValue | undefined {
   try {
-    return { kind: 'json', value: JSON.parse(string) };
+    return { kind: 'json', value: readPythonJson(string) };
   } catch {
     return undefined; // broken, or nested deeper than the stack
   }

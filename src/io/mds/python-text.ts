@@ -50,6 +50,45 @@ function pythonString(text: string): string {
   });
 }
 
+/** Stands before the words that JSON lacks while they are texts. */
+const MARK = '\u0000number ';
+
+/**
+ * json.loads(text): JSON with NaN, Infinity and -Infinity, which json.dumps writes. Throws where it is
+ * broken.
+ */
+export function readPythonJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    const marked = markNumbers(text);
+    if (marked === null) throw error;
+    return JSON.parse(marked, (key, value) => {
+      if (key.startsWith(MARK)) throw error;
+      return typeof value === 'string' && value.startsWith(MARK) ? Number(value.slice(MARK.length)) : value;
+    });
+  }
+}
+
+/** The text with those words in quotes, or null where it has none outside of strings. */
+function markNumbers(text: string): string | null {
+  let marked = '';
+  let done = 0;
+  for (let at = 0; at < text.length; at++) {
+    if (text[at] === '"') {
+      at++;
+      while (at < text.length && text[at] !== '"') at += text[at] === '\\' ? 2 : 1;
+      continue;
+    }
+    const word = ['NaN', 'Infinity', '-Infinity'].find((w) => text.startsWith(w, at));
+    if (word === undefined) continue;
+    marked += `${text.slice(done, at)}${JSON.stringify(MARK + word)}`;
+    at += word.length - 1;
+    done = at + 1;
+  }
+  return done === 0 ? null : marked + text.slice(done);
+}
+
 /** The order of Python's sorted(): by code points, not by UTF-16 units. */
 export function byCodePoint(a: string, b: string): number {
   return Buffer.compare(Buffer.from(a), Buffer.from(b));
