@@ -189,7 +189,7 @@ describe('limits', () => {
 
   test('a file on disk is measured before it is read', async () => {
     const limits = { bytes: 1000, pixels: 1e6 };
-    expect(readImage('test/goldens/images/photo.jpg', { limits })).rejects.toThrow('more than 1000');
+    await expect(readImage('test/goldens/images/photo.jpg', { limits })).rejects.toThrow('more than 1000');
   });
 });
 
@@ -205,9 +205,9 @@ describe('other files', () => {
     };
     for (const [kind, text] of Object.entries(kinds)) {
       const read = decodeImage(Buffer.from(text, 'latin1'), 'x.png');
-      expect(read).rejects.toThrow(`x.png: ${kind} is not read. Use PNG, JPEG`);
+      await expect(read).rejects.toThrow(`x.png: ${kind} is not read. Use PNG, JPEG`);
     }
-    expect(decodeImage(Buffer.from('hello'), 'x')).rejects.toThrow('no picture that is known here');
+    await expect(decodeImage(Buffer.from('hello'), 'x')).rejects.toThrow('no picture that is known here');
   });
 
   test('AVIF keeps the colours below its alpha', async () => {
