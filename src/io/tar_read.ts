@@ -46,7 +46,7 @@ export async function* tarEntries(
   name: string,
   options: TarOptions = {},
 ): AsyncGenerator<TarEntry> {
-  const bytes = new ByteStream(unpacked(stream), name);
+  const bytes = new ByteStream(unpacked(stream, name), name);
   try {
     yield* entriesOf(bytes, name, options);
   } catch (error) {
@@ -239,8 +239,8 @@ function cutOff(archive: string, position: number): Failure {
   return damaged(archive, `it is cut off at byte ${position}`);
 }
 
-/** Takes gzip or zstd off a stream that begins as such. */
-async function* unpacked(stream: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+/** Takes gzip or zstd off a stream that begins as such; other packings are a Failure. */
+async function* unpacked(stream: AsyncIterable<Uint8Array>, name: string): AsyncGenerator<Uint8Array> {
   const iterator = stream[Symbol.asyncIterator]();
   let whole: AsyncIterable<Uint8Array> | null = null;
   try {
@@ -256,6 +256,10 @@ async function* unpacked(stream: AsyncIterable<Uint8Array>): AsyncGenerator<Uint
       yield* whole;
       return;
     }
+    if (packing !== 'gzip' && packing !== 'zstd') {
+      const fix = 'Use a plain tar archive, or one packed with gzip or zstd';
+      throw new Failure({ what: name, why: `${packing} is not read`, fix });
+    }
     const unpack = packing === 'gzip' ? createGunzip() : createZstdDecompress();
     pipeline(Readable.from(whole), unpack, () => {}); // an error comes to the reader of `unpack` as well
     yield* unpack as AsyncIterable<Uint8Array>;
@@ -269,10 +273,17 @@ async function* rest(start: Uint8Array, iterator: AsyncIterator<Uint8Array>): As
   for (let next = await iterator.next(); !next.done; next = await iterator.next()) yield next.value;
 }
 
-function packingOf(start: Uint8Array): 'gzip' | 'zstd' | null {
-  const begins = (...bytes: readonly number[]) => bytes.every((byte, i) => start[i] === byte);
-  if (begins(0x1f, 0x8b)) return 'gzip';
-  return begins(0x28, 0xb5, 0x2f, 0xfd) ? 'zstd' : null;
+const PACKINGS: Readonly<Record<string, readonly number[]>> = {
+  gzip: [0x1f, 0x8b],
+  zstd: [0x28, 0xb5, 0x2f, 0xfd],
+  bzip2: [0x42, 0x5a, 0x68],
+  xz: [0xfd, 0x37, 0x7a, 0x58],
+  zip: [0x50, 0x4b, 3, 4],
+};
+
+function packingOf(start: Uint8Array): string | null {
+  const fits = (bytes: readonly number[]) => bytes.every((byte, i) => start[i] === byte);
+  return Object.keys(PACKINGS).find((name) => fits(PACKINGS[name]!)) ?? null;
 }
 
 /** Bytes of a stream in counted parts. */

@@ -176,6 +176,7 @@ describe('damaged and hostile', () => {
 
   test('no archive, and one that stops being one', async () => {
     await expect(read(bytesOf(5000))).rejects.toThrow('x.tar: this is no tar archive');
+    await expect(read(Buffer.from('BZh91AY&SY'))).rejects.toThrow('x.tar: bzip2 is not read. Use a plain');
     const broken = Buffer.from(plain);
     broken[1536 + 3]! ^= 1;
     const seen: string[] = [];
