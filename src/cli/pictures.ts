@@ -11,7 +11,7 @@ import { checkWholePng, type Pixels, type PngText, pngTextOf } from '../io/png.t
 import type { Job } from '../sample/batches.ts';
 import { memberName, type Names } from '../sample/destination.ts';
 import type { Model } from '../sample/model-file.ts';
-import { intervalOf, pictureFile, pictureTexts } from '../sample/picture-file.ts';
+import { keysOf, pictureFile, pictureTexts } from '../sample/picture-file.ts';
 import type { ImageRecord } from '../sample/records.ts';
 import type { Picture } from '../sample/sampler.ts';
 import type { RecordStream } from './record-stream.ts';
@@ -24,6 +24,8 @@ interface Parts {
   /** null where nothing is written to files. */
   readonly names: Names | null;
   readonly scale: number;
+  /** The size of pictures whose line and flags say none; null where it is not known. */
+  readonly trained: Size | null;
   /** Pictures whose file is there are not made again. */
   readonly skipExisting: boolean;
   readonly model: Pick<Model, 'name' | 'step'>;
@@ -127,7 +129,11 @@ export class PictureWriter {
       const png = readFileSync(file);
       checkWholePng(png, file);
       const size = pngTextOf(png, file);
-      const was = exactSettings(size.texts);
+      const wanted = job.size ?? this.parts.trained;
+      const { scale } = this.parts;
+      const fits =
+        wanted === null || (size.width === wanted.width * scale && size.height === wanted.height * scale);
+      const was = fits ? exactSettings(size.texts) : undefined;
       const truncated = was?.truncated === true;
       const now = exactSettings(this.texts(job, size, truncated));
       if (was && Bun.deepEquals(comparable(was), comparable(now!))) {
@@ -175,7 +181,7 @@ export class PictureWriter {
       ...made,
       seconds: rounded,
       truncated,
-      ...intervalOf(job),
+      ...keysOf(job),
       ...(scale === 1 ? {} : { scale }),
       ...this.parts.beside,
     };

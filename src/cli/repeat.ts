@@ -10,6 +10,8 @@ import { SAMPLERS, type SamplerName } from '../diffusion/solvers.ts';
 import { type FoundModel, findModel } from '../sample/find-model.ts';
 import type { Model } from '../sample/model-file.ts';
 import type { Parts } from '../sample/published.ts';
+import type { Extent } from '../sample/size.ts';
+import type { RngName } from '../sample/torch-noise.ts';
 import type { Log } from './log.ts';
 import { version } from './version.ts';
 
@@ -87,6 +89,22 @@ export class OldPicture {
   private text(key: string): string | undefined {
     const value = this.settings.more?.[key];
     return typeof value === 'string' ? value : undefined;
+  }
+
+  /** Its size before its pixels were enlarged, where it was made by us and with the model in use. */
+  size(model: string): Extent | null {
+    const { width = 0, height = 0, more = {} } = this.settings;
+    const ours = this.kind === 'record' || more.version !== undefined;
+    if (!ours || this.settings.model !== model) return null;
+    const size = { width: width / this.scale, height: height / this.scale };
+    return Number.isInteger(size.width) && Number.isInteger(size.height) && width > 0 && height > 0
+      ? size
+      : null;
+  }
+
+  /** What drew its noise. */
+  get rng(): RngName {
+    return this.settings.more?.rng === 'torch-cuda' ? 'torch-cuda' : 'philox';
   }
 
   /** By what factor its pixels were enlarged. */

@@ -3,6 +3,7 @@ import { SAMPLERS } from '../diffusion/solvers.ts';
 import { bool, choice, int, LARGEST, real, reals, text } from '../recipe/field.ts';
 import { COMPUTE_FLAGS } from './device.ts';
 import { flag, manyFlag, SHARED } from './flags.ts';
+import { RNGS } from '../sample/torch-noise.ts';
 import { FORMATS } from './record-stream.ts';
 
 export const FLAGS = {
@@ -36,6 +37,20 @@ export const FLAGS = {
   'seed-step': flag(int(0, { min: 0, max: 2 ** 32 }, 'Added to the seed for each prompt')),
   count: flag(
     int(1, { min: 1, max: 1_000_000 }, 'Pictures of each prompt, with seeds that follow each other'),
+  ),
+  size: flag(
+    text(
+      undefined,
+      'Size in pixels, of multiples of a patch (default: the size that the model was trained on)',
+    ),
+    { hint: 'N|WxH' },
+  ),
+  rng: flag(
+    choice(
+      undefined,
+      RNGS,
+      'Generator of the noise; torch-cuda is what PyTorch draws on a GPU (default: philox)',
+    ),
   ),
   'batch-size': flag(int(8, { min: 1, max: 1024 }, 'Pictures made at once; changes none of them')),
   output: flag(text('.', 'Folder, file.png, pattern such as out/%04d.png, or - for stdout'), {
@@ -78,6 +93,10 @@ export const EXAMPLES: readonly (readonly [string, string])[] = [
     'after a kill: the whole list again; what was there has "skipped": true',
   ],
   ['microdiff sample -o out/ --column caption < captions.csv', 'one prompt a row of a CSV'],
+  [
+    'microdiff sample "a fox" --size 64x32',
+    'another size than the trained one; patches have their size in pixels',
+  ],
   ['microdiff sample --from a-fox-0.png --seed 1', 'the same settings, another seed'],
   ['microdiff sample -m microdit-37m "a fox"', 'published weights, after `microdiff pull microdit-37m`'],
   ['microdiff sample -m microdit.pt --clip clip.bin --vae vae.safetensors "a fox"', 'published weights'],

@@ -12,6 +12,15 @@ import {
   promptsOfArguments,
   readPrompts,
 } from '../sample/prompts.ts';
+import {
+  type Canvas,
+  type Extent,
+  parseSize,
+  sameSize,
+  sizeFault,
+  sizeText,
+  trainedSize,
+} from '../sample/size.ts';
 import type { Call } from './command.ts';
 import { usage } from './flags.ts';
 import type { FLAGS } from './sample-flags.ts';
@@ -79,6 +88,17 @@ export function intervalFor({ given, values }: SampleCall, old: Partial<ImageSet
     `expected two noise levels in order, got ${interval.join(',')}`,
     'Write 0.2,5',
   );
+}
+
+/** The size that flags or an old picture ask for; null is the trained one. */
+export function sizeFor({ values }: SampleCall, old: Extent | null, canvas: Canvas | null): Extent | null {
+  const size = values.size === undefined ? old : parseSize(values.size);
+  if (size === undefined)
+    throw usage('--size', `${values.size} is neither N nor WxH`, 'Write 256 or 256x128');
+  if (size === null || (canvas && sameSize(size, trainedSize(canvas)))) return null;
+  const fault = canvas ? sizeFault(canvas, size) : undefined;
+  if (fault === undefined) return size;
+  throw usage(`${values.size === undefined ? '--from' : '--size'} ${sizeText(size)}`, fault);
 }
 
 export function seedFor({ given, values, log }: SampleCall, old: Partial<ImageSettings>): number {

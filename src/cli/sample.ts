@@ -7,9 +7,11 @@ import { type BatchOptions, batches, type Job, jobsOf } from '../sample/batches.
 import { type Destination, destinationOf, Names } from '../sample/destination.ts';
 import { hasRecipe, loadModel, provenanceOf } from '../sample/model-file.ts';
 import { isBad } from '../sample/prompts.ts';
-import { loadPublished, publishedRecipe } from '../sample/published.ts';
+import { factorOfVae, loadPublished, publishedRecipe } from '../sample/published.ts';
+import type { Recipe } from '../recipe/schema.ts';
 import { pulledPart } from '../sample/pulled.ts';
 import { levelsOf, Sampler } from '../sample/sampler.ts';
+import { type Canvas, sizeFault, sizeText, trainedSize } from '../sample/size.ts';
 import { command } from './command.ts';
 import { openDevice } from './device.ts';
 import { watchSignals } from './interrupt.ts';
@@ -24,6 +26,7 @@ import {
   promptsFor,
   type SampleCall,
   seedFor,
+  sizeFor,
 } from './sample-request.ts';
 import { stdout } from './stdout.ts';
 
@@ -51,6 +54,13 @@ async function run(call: SampleCall): Promise<number> {
   const own = hasRecipe(file);
   const { recipe, step } = own ? provenanceOf(file) : { recipe: publishedRecipe(file), step: null };
   picture.warn(log, values.model, { step });
+  // A model that brings its parts, and that -m names, does not take those of an old picture.
+  const named = values.model !== undefined && found.parts ? values : picture.parts(values);
+  const parts = {
+    clip: named.clip === undefined ? found.parts?.clip : pulledPart(named.clip),
+    vae: named.vae === undefined ? found.parts?.vae : pulledPart(named.vae),
+  };
+  const canvas = own || parts.vae !== undefined ? canvasWith(recipe, own ? undefined : parts.vae) : null;
   const options: BatchOptions = {
     size: values['batch-size'],
     count: values.count,
@@ -64,14 +74,19 @@ async function run(call: SampleCall): Promise<number> {
       cfg_scale: values['cfg-scale'] ?? old.cfgScale ?? recipe.sample.cfg_scale,
       sampler: values.sampler ?? picture.sampler(recipe.sample.sampler, log),
       guidance_interval: intervalFor(call, old),
+      size: sizeFor(call, picture.size(found.name), canvas),
+      rng: values.rng ?? picture.rng,
+    },
+    fault: (job) => {
+      if (!canvas || !job.size) return undefined;
+      const fault = sizeFault(canvas, job.size);
+      return fault === undefined ? undefined : `size ${sizeText(job.size)}: ${fault}`;
     },
   };
   const { guidance_interval: interval, steps } = options.defaults;
   if (interval && !levelsOf(recipe, steps).some((sigma) => sigma > 0 && isInside(interval, sigma))) {
     log.warn(`no noise level lies from ${interval[0]} to ${interval[1]}: nothing is guided`);
   }
-  // A model that brings its parts, and that -m names, does not take those of an old picture.
-  const named = values.model !== undefined && found.parts ? values : picture.parts(values);
   const names = destination.kind === 'stream' ? null : new Names(destination, known === undefined);
   const withPictures = destination.kind === 'stream';
   const makeRoom = () => call.progress.clear();
@@ -81,6 +96,7 @@ async function run(call: SampleCall): Promise<number> {
       records,
       names,
       scale: call.given.has('scale') ? values.scale : picture.scale,
+      trained: canvas && trainedSize(canvas),
       skipExisting: values['skip-existing'],
       onReplaced: (why) => log.warn(why),
       model: { name: found.name, step },
@@ -92,10 +108,6 @@ async function run(call: SampleCall): Promise<number> {
   if (destination.kind !== 'stream') makeFolder(destination.folder);
 
   const backend = await openDevice(values, log);
-  const parts = {
-    clip: named.clip === undefined ? found.parts?.clip : pulledPart(named.clip),
-    vae: named.vae === undefined ? found.parts?.vae : pulledPart(named.vae),
-  };
   const model = own
     ? loadModel(backend, file, found.name)
     : loadPublished(backend, file, found.name, parts, (part, seconds) =>
@@ -127,6 +139,7 @@ async function drawAll(
 ): Promise<number> {
   const interrupt = watchSignals(log, 'ending after the pictures in hand');
   const stream = batches(items, options);
+  let warned = false;
   const stopped = interrupt.stopped.then(() => ({ done: true, value: undefined }) as const);
   while (!interrupt.stopRequested && !stdout.closed) {
     const next = await Promise.race([stream.next(), stopped]);
@@ -136,6 +149,12 @@ async function drawAll(
       continue;
     }
     const jobs = next.value;
+    const other = jobs.find(({ size }) => size);
+    if (other && !warned) {
+      warned = true;
+      const trained = sizeText(sampler.trained);
+      log.info(`${sizeText(other.size!)} is not the size of the training, ${trained}: pictures may be worse`);
+    }
     const placed = jobs.map((job) => writer.place(job));
     const missing = jobs.filter((_, i) => 'file' in placed[i]!);
     const begin = performance.now();
@@ -173,6 +192,11 @@ async function drawAll(
   return 0;
 }
 
+/** What sizes follow from, before anything is loaded; `vae` is the autoencoder's file, where there is one. */
+function canvasWith({ model }: Recipe, vae: string | undefined): Canvas {
+  return { model, factor: vae === undefined ? 1 : factorOfVae(vae) };
+}
+
 /** The parts that have a file of their own. */
 function filesOf({ clip, vae }: Pick<SampleCall['values'], 'clip' | 'vae'>): { clip?: string; vae?: string } {
   return { ...(clip === undefined ? {} : { clip }), ...(vae === undefined ? {} : { vae }) };
@@ -182,15 +206,19 @@ function filesOf({ clip, vae }: Pick<SampleCall['values'], 'clip' | 'vae'>): { c
 async function dryRun(items: Items, options: BatchOptions, writer: PictureWriter): Promise<number> {
   let errors = 0;
   for await (const item of items) {
-    if (isBad(item)) errors++;
-    const lines = isBad(item) ? [item] : jobsOf(item, options).map((job) => plannedLine(job, writer));
+    const lines = isBad(item)
+      ? [item]
+      : jobsOf(item, options).map((job) => plannedLine(job, options, writer));
+    errors += lines.filter((line) => 'error' in line).length;
     for (const line of lines) stdout.line(JSON.stringify(line));
     if (stdout.closed) break;
   }
   return errors > 0 ? 1 : 0;
 }
 
-function plannedLine(whole: Job, writer: PictureWriter): object {
+function plannedLine(whole: Job, options: BatchOptions, writer: PictureWriter): object {
+  const fault = options.fault?.(whole);
+  if (fault !== undefined) return { index: whole.index, error: fault };
   const { out: _, ...job } = whole;
   const place = writer.place(whole);
   if ('error' in place) return { index: job.index, error: place.error };

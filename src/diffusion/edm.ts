@@ -39,20 +39,20 @@ export function trainingLoss(network: PatchNetwork, geometry: Geometry, batch: T
   return edmLoss(F, x0, xNoisy, sigma, ids, geometry.sigmaData, geometry.patchSize);
 }
 
-/** Network tokens as an image [N, C, S, S]; dropped patches show `maskToken` [p p C]. */
+/** Network tokens as an image [N, C, H, W]; dropped patches show `maskToken` [p p C]. */
 export function tokensToImage(
   tokens: Tensor,
-  image: { channels: number; size: number; patchSize: number },
+  image: { channels: number; height: number; width: number; patchSize: number },
   ids: Tensor | null,
   maskToken: Tensor | null,
 ): Tensor {
-  const { channels, size, patchSize } = image;
-  const slots = ids ? keepSlots(ids, (size / patchSize) ** 2) : null;
-  return unpatchify(tokens, slots, maskToken, channels, patchSize, size);
+  const { channels, height, width, patchSize } = image;
+  const slots = ids ? keepSlots(ids, (height / patchSize) * (width / patchSize)) : null;
+  return unpatchify(tokens, slots, maskToken, channels, patchSize, height, width);
 }
 
 /**
- * D(x; sigma) = c_skip x + c_out F(c_in x; c_noise) (EDM, Eq. 7). x [N, C, S, S], sigma [N]. Guidance makes
+ * D(x; sigma) = c_skip x + c_out F(c_in x; c_noise) (EDM, Eq. 7). x [N, C, H, W], sigma [N]. Guidance makes
  * one
  * image out of two: where F has fewer images than x, its images are those of the first of x.
  */

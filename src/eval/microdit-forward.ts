@@ -56,7 +56,12 @@ export function networkCall(
     const tokens = denoiseTokens(g, dit, patches, cNoise, caption.pooled, view, ids);
     const maskToken = g.weights.use(dit.maskToken);
     const flat = reshape(maskToken, [maskToken.shape.at(-1)!]);
-    return tokensToImage(tokens, { channels: C, size, patchSize }, ids, ids ? flat : null);
+    return tokensToImage(
+      tokens,
+      { channels: C, height: size, width: size, patchSize },
+      ids,
+      ids ? flat : null,
+    );
   };
   const sigmaData = set.info.number('sigma_data', 0.9);
   const out = mode.denoiser

@@ -232,7 +232,8 @@ export function zeroCaptionConstant(g: Context, layer: CrossAttention, y: Tensor
 /**
  * The network F. patches [N, T, C p p] (channel, row, column), cNoise [N], pooled [N, D]; `ids` [N, K] are
  * the
- * patches to keep, or null for all. Returns tokens [N, K, p p C] (row, column, channel).
+ * patches to keep, or null for all; `positions` [T, D] those of another grid than the trained one. Returns
+ * tokens [N, K, p p C] (row, column, channel).
  */
 export function denoiseTokens(
   g: Context,
@@ -242,6 +243,7 @@ export function denoiseTokens(
   pooled: Tensor,
   view: CaptionView,
   ids: Tensor | null,
+  positions: Tensor | null = null,
 ): Tensor {
   const { config } = m;
   const w = (h: Handle) => g.weights.use(h);
@@ -257,8 +259,8 @@ export function denoiseTokens(
   g.tap?.('cond', cond);
   const c = geluTanh(cond);
   traceOf(c).keep(c); // every block reads it
-  const positions = w(m.posEmbed);
-  let x = addRows(applyLinear(g, m.xEmbedder, patches), reshape(positions, positions.shape.slice(1)));
+  const own = () => reshape(w(m.posEmbed), w(m.posEmbed).shape.slice(1));
+  let x = addRows(applyLinear(g, m.xEmbedder, patches), positions ?? own());
   g.tap?.('x_embed_pos', x);
 
   if (config.masking === 'naive') x = masked(x);

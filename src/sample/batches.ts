@@ -4,6 +4,8 @@ import type { Interval } from '../diffusion/heun.ts';
 import type { SamplerName } from '../diffusion/solvers.ts';
 import { type BadPrompt, isBad, type Prompt } from './prompts.ts';
 import { fitTogether, type PictureRequest } from './sampler.ts';
+import type { Extent } from './size.ts';
+import type { RngName } from './torch-noise.ts';
 
 /** One picture to be made, with everything that decides how it looks. */
 export interface Job extends PictureRequest {
@@ -24,6 +26,10 @@ export interface JobDefaults {
   readonly sampler: SamplerName;
   /** null: guidance acts at all noise levels. */
   readonly guidance_interval: Interval | null;
+  /** As the model was trained when left out. */
+  readonly size?: Extent | null;
+  /** Ours when left out. */
+  readonly rng?: RngName;
 }
 
 export interface BatchOptions {
@@ -34,6 +40,8 @@ export interface BatchOptions {
   readonly count?: number;
   /** Added to the seed for each line, where different prompts want different noise; 0 when left out. */
   readonly seedStep?: number;
+  /** Why a picture cannot be made, if it cannot: it becomes an error in its place. */
+  readonly fault?: (job: Job) => string | undefined;
   /** Longest wait in ms for a batch to fill once it has begun; 50 when left out. */
   readonly waitMs?: number;
 }
@@ -68,6 +76,13 @@ export async function* batches(
       continue;
     }
     for (const job of jobsOf(result.value, options)) {
+      const error = options.fault?.(job);
+      if (error !== undefined) {
+        if (batch.length > 0) yield batch;
+        batch = [];
+        yield { index: job.index, error };
+        continue;
+      }
       if (batch.length > 0 && !fitTogether(batch[0]!, job)) {
         yield batch;
         batch = [];
@@ -96,6 +111,8 @@ export function jobsOf(item: Prompt, { defaults, count = 1, seedStep = 0 }: Batc
       cfg_scale: item.cfg_scale ?? defaults.cfg_scale,
       sampler: item.sampler ?? defaults.sampler,
       guidance_interval: item.guidance_interval ?? defaults.guidance_interval,
+      size: item.size ?? defaults.size ?? null,
+      rng: defaults.rng ?? 'philox',
       out: item.out === undefined ? null : count > 1 ? item.out.replace(/\.png$/i, `-${k}.png`) : item.out,
     };
   });

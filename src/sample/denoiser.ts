@@ -43,6 +43,11 @@ export interface DenoiserOptions {
   readonly guidance: Guidance;
   /** Caption length, where captions come as embeddings. */
   readonly captionLength?: number;
+  /**
+   * Height and width of the images, where they are not of the trained size, with the positions of their
+   * patches.
+   */
+  readonly other?: { readonly height: number; readonly width: number; readonly positions: Float64Array };
 }
 
 export class Denoiser {
@@ -55,7 +60,8 @@ export class Denoiser {
   constructor(private readonly options: DenoiserOptions) {
     const { backend, network, guidance, weights } = options;
     const { config } = network.dit;
-    this.pixels = config.in_channels * config.input_size ** 2;
+    const { height, width } = sidesOf(options);
+    this.pixels = config.in_channels * height * width;
     const layout = memoryLayout(options);
     this.shared = { ...regionsOf(weights), memory: backend.alloc(layout.elements * backend.elemBytes.act) };
     if (guidance === 'zero') {
@@ -68,6 +74,7 @@ export class Denoiser {
         ? null
         : new Runner(backend, tracePlan('captions', options, readCaptions), this.shared);
     this.step = new Runner(backend, tracePlan('denoise', options, traceDenoiser), this.shared);
+    if (options.other) this.step.set('positions', options.other.positions);
   }
 
   /** All memory that the plans use, weights included. */
@@ -94,7 +101,7 @@ export class Denoiser {
     this.read?.run();
   }
 
-  /** D(x; sigma) for N images [N, C, S, S], guided by u + scale (c - u). The result is the caller's. */
+  /** D(x; sigma) for N images [N, C, H, W], guided by u + scale (c - u). The result is the caller's. */
   denoise(x: ArrayLike<number>, sigma: number, scale: number): Numbers {
     const { batch, guidance } = this.options;
     if (x.length !== batch * this.pixels) {
@@ -161,6 +168,11 @@ function networkRows({ batch, guidance }: DenoiserOptions): number {
   return guidance === 'none' ? batch : 2 * batch;
 }
 
+function sidesOf({ network, other }: DenoiserOptions): { height: number; width: number } {
+  const { input_size: side } = network.dit.config;
+  return other ?? { height: side, width: side };
+}
+
 type Traced = (trace: Trace, g: Context, options: DenoiserOptions, layout: MemoryLayout) => void;
 
 function tracePlan(name: string, options: DenoiserOptions, body: Traced): Plan {
@@ -219,9 +231,10 @@ function captionsAndZeros(trace: Trace, g: Context, options: DenoiserOptions): T
 const traceDenoiser: Traced = (trace, g, options, layout) => {
   const { network, guidance, sigmaData } = options;
   const { dit } = network;
-  const { in_channels: C, input_size: size, patch_size: patchSize } = dit.config;
+  const { in_channels: C, patch_size: patchSize, dim } = dit.config;
+  const { height, width } = sidesOf(options);
   const rows = networkRows(options);
-  const x = trace.input('x', [rows, C, size, size], 'real');
+  const x = trace.input('x', [rows, C, height, width], 'real');
   const sigma = trace.input('sigma', [rows], 'real');
   const blocks = [...dit.mixer, ...dit.blocks];
   const plain = guidance === 'plain' ? embedCaption(g, dit, captionsAndZeros(trace, g, options)) : null;
@@ -237,9 +250,11 @@ const traceDenoiser: Traced = (trace, g, options, layout) => {
     return guidedView(g, memory, new Map(blocks.map((b) => [b, layout.place(trace, `${b.name}.zero`)])));
   };
   const F = (patches: Tensor, cNoise: Tensor): Tensor => {
+    const T = (height / patchSize) * (width / patchSize);
+    const positions = options.other ? trace.input('positions', [T, dim], 'act') : null;
     const pooled = plain?.pooled ?? layout.place(trace, 'pooled');
-    const tokens = denoiseTokens(g, dit, patches, cNoise, pooled, view(), null);
-    const image = tokensToImage(tokens, { channels: C, size, patchSize }, null, null);
+    const tokens = denoiseTokens(g, dit, patches, cNoise, pooled, view(), null, positions);
+    const image = tokensToImage(tokens, { channels: C, height, width, patchSize }, null, null);
     return guidance === 'none' ? image : guide(image, trace.input('scale', [options.batch], 'real'));
   };
   trace.output('D', denoised(F, { patchSize, sigmaData }, x, sigma));

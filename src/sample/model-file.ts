@@ -10,6 +10,7 @@ import { recipeToml, resolveRecipe } from '../recipe/resolve.ts';
 import type { Recipe } from '../recipe/schema.ts';
 import type { Reader } from './captions.ts';
 import { declareNetwork } from './network.ts';
+import type { Extent } from './size.ts';
 import {
   allocWeights,
   checkWeights,
@@ -43,10 +44,10 @@ export interface SavedWeights {
 
 /** From what a network works on, where those are no pictures, to pictures. */
 export interface PictureDecoder {
-  /** Pixels along one side of a picture. */
-  readonly side: number;
-  /** Picture n of a batch of latents; null where a number is not finite. */
-  decode(latents: ArrayLike<number>, n: number): Pixels | null;
+  /** Pixels of a picture to one of its latent, along each side. */
+  readonly factor: number;
+  /** Picture n of a batch of latents of this size; null where a number is not finite. */
+  decode(latents: ArrayLike<number>, n: number, size: Extent): Pixels | null;
 }
 
 /** A loaded model, ready to sample from. */
@@ -61,7 +62,7 @@ export interface Model extends Reader {
 
 /** Pixels along one side of a model's pictures. */
 export function pictureSide({ decoder, recipe }: Pick<Model, 'decoder' | 'recipe'>): number {
-  return decoder?.side ?? recipe.model.input_size;
+  return recipe.model.input_size * (decoder?.factor ?? 1);
 }
 
 const KEY = {

@@ -52,16 +52,20 @@ export function pictureTexts(
       model_step: model.step,
       scale,
       ...beside,
-      ...intervalOf(settings),
+      ...keysOf(settings),
       ...(truncated ? { truncated } : {}),
     },
   };
   return settingsTexts(image, `microdiff ${version}`);
 }
 
-/** The key of a guidance interval, which is left out where guidance acted at all levels. */
-export function intervalOf({
+/** The keys that are left out where they say what is usual: guidance at all levels, our own noise. */
+export function keysOf({
   guidance_interval,
-}: Pick<PictureSettings, 'guidance_interval'>): Pick<ImageRecord, 'guidance_interval'> {
-  return guidance_interval === null ? {} : { guidance_interval };
+  rng,
+}: Pick<PictureSettings, 'guidance_interval' | 'rng'>): Pick<ImageRecord, 'guidance_interval' | 'rng'> {
+  return {
+    ...(guidance_interval === null ? {} : { guidance_interval }),
+    ...(rng === 'torch-cuda' ? { rng } : {}),
+  };
 }

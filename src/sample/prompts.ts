@@ -6,6 +6,7 @@ import { SAMPLERS, type SamplerName } from '../diffusion/solvers.ts';
 import { type Line, readLines } from '../io/lines.ts';
 import { LARGEST } from '../recipe/field.ts';
 import { didYouMean } from '../recipe/nearest.ts';
+import { type Extent, parseSize } from './size.ts';
 
 /** A picture to be made; what a line does not say is left out. */
 export interface Prompt {
@@ -18,6 +19,8 @@ export interface Prompt {
   readonly cfg_scale?: number;
   readonly sampler?: SamplerName;
   readonly guidance_interval?: Interval;
+  /** In pixels. */
+  readonly size?: Extent;
   /** File name of the picture. */
   readonly out?: string;
 }
@@ -48,8 +51,14 @@ export const PROMPT_FIELDS: Readonly<Record<string, Check>> = {
   sampler: (value) =>
     SAMPLERS.includes(value as SamplerName) ? undefined : `must be one of ${SAMPLERS.join(', ')}`,
   guidance_interval: (value) => (isInterval(value) ? undefined : 'must be [low, high], noise levels from 0'),
+  size: (value) => (sizeOf(value) ? undefined : 'must be N or "WxH" in pixels'),
   out: (value) => isText(value) ?? (isInside(value as string) ? undefined : 'must be a .png name inside -o'),
 };
+
+/** A size as a line writes it: 256 or "256x128". */
+function sizeOf(value: unknown): Extent | undefined {
+  return typeof value === 'number' || typeof value === 'string' ? parseSize(String(value)) : undefined;
+}
 
 /** Two noise levels in order. */
 export function isInterval(value: unknown): value is Interval {
@@ -97,7 +106,10 @@ function fieldsOf(record: Readonly<Record<string, unknown>>): Fields {
     if (why !== undefined) return { error: `${name} ${why}, got ${JSON.stringify(value)}` };
   }
   if (!Object.hasOwn(record, 'prompt')) return { error: 'prompt is missing' };
-  return record as unknown as Omit<Prompt, 'index'>; // every field has passed its check
+  const { size, ...fields } = record;
+  const prompt = fields as unknown as Omit<Prompt, 'index'>; // every field has passed its check
+  const extent = sizeOf(size);
+  return extent ? { ...prompt, size: extent } : prompt;
 }
 
 function unknownField(name: string): string {

@@ -55,9 +55,30 @@ export function publishedRecipe(file: TensorFile): Recipe {
     sizes.input_size,
     sizes.caption_channels,
   ].map(Number);
-  const model = { preset, in_channels, input_size, caption_channels };
+  const pos_interp_scale = interpolationOf(file, sizes.prefix ?? '');
+  const model = { preset, in_channels, input_size, caption_channels, pos_interp_scale };
   const values = { model, text: { length: DFN5B_TEXT.context }, sample: SAMPLE };
   return resolveRecipe({ given: { origin: file.path, values } }).recipe;
+}
+
+/**
+ * The scale of the positions, which no shape tells: that of the second patch is 1 / scale, and its first sine
+ * and cosine are that angle's. Stored values may be rounded, hence the nearest quarter where one is near.
+ */
+function interpolationOf(file: TensorFile, prefix: string | number | boolean | readonly number[]): number {
+  const name = `${prefix}pos_embed`;
+  const dim = file.tensors.get(name)?.shape.at(-1) ?? 0;
+  const values = file.readFloat32(name);
+  const scale = 1 / Math.atan2(values[dim] ?? 0, values[dim + dim / 4] ?? 0);
+  const quarter = Math.round(4 * scale) / 4;
+  if (!Number.isFinite(scale) || scale <= 0) return 1;
+  return quarter > 0 && Math.abs(scale / quarter - 1) < 0.01 ? quarter : scale;
+}
+
+/** Pixels to one number of a latent, of the autoencoder at `path`, without loading it. */
+export function factorOfVae(path: string): number {
+  using file = openTensors(path);
+  return vaeFactor(vaeConfigOf(file));
 }
 
 /** Is told of each part that has been loaded, and how long it took. */
@@ -117,16 +138,16 @@ export function loadPublished(
 const DECODER_BYTES = 2 ** 31;
 
 function latentDecoder(vae: Vae, recipe: Recipe): PictureDecoder {
-  const { in_channels: C, input_size: side } = recipe.model;
-  const size = { height: side, width: side };
-  const count = C * side * side;
+  const { in_channels: C } = recipe.model;
   return {
-    side: side * vaeFactor(vae.config),
-    decode(latents, n): Pixels | null {
+    factor: vaeFactor(vae.config),
+    decode(latents, n, size): Pixels | null {
+      const area = size.height * size.width;
+      const count = C * area;
       const latent = Float64Array.from({ length: count }, (_, i) => latents[n * count + i]!);
       if (!latent.every(Number.isFinite)) return null;
-      const planes = vae.decode(unscaleLatents(vae.config, latent, side * side), size, DECODER_BYTES);
-      return pixelsOf(planes, 0, Math.sqrt(planes.length / 3));
+      const planes = vae.decode(unscaleLatents(vae.config, latent, area), size, DECODER_BYTES);
+      return pixelsOf(planes, 0, size.width * this.factor, size.height * this.factor);
     },
   };
 }

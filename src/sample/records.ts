@@ -24,6 +24,8 @@ export interface ImageRecord {
   readonly truncated: boolean;
   /** Noise levels at which guidance acted; the key is left out where it acted at all. */
   readonly guidance_interval?: readonly [number, number];
+  /** What drew the initial noise; the key is left out where it was our own generator. */
+  readonly rng?: 'torch-cuda';
   /** How often each pixel was repeated; the key is left out where it was not. */
   readonly scale?: number;
   /** Files of the text tower and the autoencoder; left out where the model's own file holds all. */
@@ -54,6 +56,7 @@ const KEYS = [
   'seconds',
   'truncated',
   'guidance_interval',
+  'rng',
   'scale',
   'clip',
   'vae',

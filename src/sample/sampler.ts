@@ -10,6 +10,16 @@ import { Denoiser, type Guidance } from './denoiser.ts';
 import type { Model } from './model-file.ts';
 import { SampleNoise } from './noise.ts';
 import { pixelsOf } from './pixels.ts';
+import {
+  type Canvas,
+  type Extent,
+  positionsFor,
+  sameSize,
+  sizeFault,
+  sizeText,
+  trainedSize,
+} from './size.ts';
+import { type RngName, torchCudaNormals } from './torch-noise.ts';
 
 /** What a picture depends on, beside the model. */
 export interface PictureRequest {
@@ -21,6 +31,10 @@ export interface PictureRequest {
   readonly cfg_scale: number;
   /** As the model's recipe says when left out. */
   readonly sampler?: SamplerName;
+  /** In pixels; as the model was trained when left out. */
+  readonly size?: Extent | null;
+  /** What draws the initial noise; ours when left out. */
+  readonly rng?: RngName;
   /** Noise levels at which guidance acts (Kynkaanniemi et al. 2024); at all when left out. */
   readonly guidance_interval?: Interval | null;
 }
@@ -50,6 +64,7 @@ export interface Picture {
 /** Whether two pictures can be made in one batch. */
 export function fitTogether(a: PictureRequest, b: PictureRequest): boolean {
   if (a.steps !== b.steps || a.cfg_scale !== b.cfg_scale || a.sampler !== b.sampler) return false;
+  if (!sameSize(a.size, b.size) || a.rng !== b.rng) return false;
   return guidanceOf(a) === guidanceOf(b) && String(a.guidance_interval) === String(b.guidance_interval);
 }
 
@@ -59,12 +74,24 @@ export function levelsOf({ diffusion }: Pick<Recipe, 'diffusion'>, steps: number
   return noiseLevels(steps, { sigmaMin: sigma_min, sigmaMax: sigma_max, rho });
 }
 
+/** What the sizes of a model's pictures follow from. */
+export function canvasOf({ recipe, decoder }: Pick<Model, 'recipe' | 'decoder'>): Canvas {
+  return { model: recipe.model, factor: decoder?.factor ?? 1 };
+}
+
+/** Noise of pictures one after another, each as PyTorch draws it for that one alone. */
+function torchNoise(seeds: readonly number[], count: number): Float32Array {
+  const noise = new Float32Array(seeds.length * count);
+  for (const [n, seed] of seeds.entries()) noise.set(torchCudaNormals(seed, count), n * count);
+  return noise;
+}
+
 function guidanceOf({ cfg_scale, negative_prompt }: PictureRequest): Guidance {
   if (cfg_scale === 1) return 'none';
   return negative_prompt === '' ? 'zero' : 'negative';
 }
 
-/** Plans for one guidance and batch size. */
+/** Plans for one guidance, batch size and size of pictures. */
 interface Prepared {
   readonly denoiser: Denoiser;
   readonly noise: SampleNoise;
@@ -91,6 +118,11 @@ export class Sampler {
     private readonly pad = backend.name !== 'cpu',
   ) {}
 
+  /** The size of pictures whose request says none, in pixels. */
+  get trained(): Extent {
+    return trainedSize(canvasOf(this.model));
+  }
+
   /** Pictures of requests that fit together, at most the batch size. Other tasks run between two steps. */
   async sample(requests: readonly PictureRequest[], watch: Watch = {}): Promise<Picture[]> {
     const first = requests[0];
@@ -105,7 +137,8 @@ export class Sampler {
     };
     const rows = [...requests];
     while (this.pad && rows.length < this.batchSize) rows.push(first);
-    const { model, sample } = this.model.recipe;
+    const { sample } = this.model.recipe;
+    const size = this.sidesOf(first);
     const solve = SOLVERS[first.sampler ?? sample.sampler];
     const levels = levelsOf(this.model.recipe, first.steps);
     const interval = first.guidance_interval;
@@ -113,7 +146,7 @@ export class Sampler {
     const guidanceAt = (sigma: number): Guidance =>
       interval && !isInside(interval, sigma) ? 'none' : guidanceOf(first);
     const kinds = new Set(levels.slice(0, -1).map(guidanceAt)); // no solver looks at level 0
-    const prepared = new Map([...kinds].map((kind) => [kind, this.prepare(kind, rows.length)]));
+    const prepared = new Map([...kinds].map((kind) => [kind, this.prepare(kind, rows.length, size)]));
     spent('plans');
     const truncated = this.setCaptions(prepared, rows);
     spent('captions');
@@ -125,10 +158,12 @@ export class Sampler {
     const { noise } = prepared.get(guidanceAt(levels[0]!))!;
     const { decoder } = this.model;
     const pixels = (images: ArrayLike<number>, n: number) =>
-      decoder ? decoder.decode(images, n) : pixelsOf(images, n, model.input_size);
+      decoder ? decoder.decode(images, n, size) : pixelsOf(images, n, size.width, size.height);
+    const seeds = rows.map((r) => r.seed);
+    const start = first.rng === 'torch-cuda' ? torchNoise(seeds, noise.count) : noise.draw(seeds);
     let images = new Float64Array(0);
     let step = 0;
-    for (const x of solve(denoise, noise.draw(rows.map((r) => r.seed)), levels)) {
+    for (const x of solve(denoise, start, levels)) {
       images = x;
       watch.onStep?.({ step: ++step, steps: first.steps, estimate: (n) => pixels(guess, n) });
       await new Promise((resolve) => setImmediate(resolve));
@@ -144,8 +179,18 @@ export class Sampler {
     for (const key of this.prepared.keys()) this.drop(key);
   }
 
-  private prepare(guidance: Guidance, batch: number): Prepared {
-    const key = `${guidance} ${batch}`;
+  /** What the network works on for a request. A size that the model cannot draw is a Failure. */
+  private sidesOf({ size }: PictureRequest): Extent {
+    const { input_size } = this.model.recipe.model;
+    if (!size) return { width: input_size, height: input_size };
+    const canvas = canvasOf(this.model);
+    const fault = sizeFault(canvas, size);
+    if (fault !== undefined) throw new Failure({ what: `size ${sizeText(size)}`, why: fault });
+    return { width: size.width / canvas.factor, height: size.height / canvas.factor };
+  }
+
+  private prepare(guidance: Guidance, batch: number, size: Extent): Prepared {
+    const key = `${guidance} ${batch} ${sizeText(size)}`;
     const known = this.prepared.get(key);
     if (known) {
       this.prepared.delete(key); // and back in, as the one used last
@@ -155,7 +200,11 @@ export class Sampler {
     if (this.prepared.size >= KEPT) this.drop(this.prepared.keys().next().value!);
     const { backend, model } = this;
     const { network, weights, recipe, captions } = model;
-    const { in_channels, input_size } = recipe.model;
+    const { in_channels, input_size, patch_size } = recipe.model;
+    const { width, height } = size;
+    const positions = () =>
+      positionsFor(backend, network, weights, { rows: height / patch_size, columns: width / patch_size });
+    const trained = width === input_size && height === input_size;
     const made: Prepared = {
       denoiser: new Denoiser({
         backend,
@@ -165,8 +214,9 @@ export class Sampler {
         batch,
         guidance,
         ...(captions ? { captionLength: captions.length } : {}),
+        ...(trained ? {} : { other: { width, height, positions: positions() } }),
       }),
-      noise: new SampleNoise(backend, batch, [in_channels, input_size, input_size]),
+      noise: new SampleNoise(backend, batch, [in_channels, height, width]),
     };
     this.prepared.set(key, made);
     return made;

@@ -69,7 +69,7 @@ function checksFor(limits: Limits): Readonly<Record<string, Check>> {
   };
 }
 
-interface Body extends Omit<Prompt, 'index' | 'out'> {
+interface Body extends Omit<Prompt, 'index' | 'out' | 'size'> {
   readonly n?: number;
   readonly size?: string;
   readonly response_format?: 'b64_json' | 'url';
@@ -80,7 +80,7 @@ interface Body extends Omit<Prompt, 'index' | 'out'> {
 
 /** Reads a body; throws a Refusal (400, 404) that names the field. */
 export function readOrder(bytes: Uint8Array, facts: EngineFacts, limits: Limits): ImageOrder {
-  const body = checkedBody(bytes, limits);
+  const { size, ...body } = checkedBody(bytes, limits);
   if (body.model !== undefined && body.model !== facts.model) {
     const message = `model ${JSON.stringify(body.model)} is not here: this server draws with ${facts.model}`;
     throw new Refusal(404, 'model_not_found', message, { param: 'model' });
@@ -90,7 +90,7 @@ export function readOrder(bytes: Uint8Array, facts: EngineFacts, limits: Limits)
     throw wrong('response_format', 'a stream carries its pictures itself: use b64_json');
   }
   if (!stream && body.partial_images) throw wrong('partial_images', 'needs "stream": true');
-  const scale = scaleOf(body.size ?? 'auto', facts.side);
+  const scale = scaleOf(size ?? 'auto', facts.side);
   const defaults = {
     ...facts.defaults,
     negative_prompt: '',

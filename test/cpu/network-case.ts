@@ -36,7 +36,7 @@ export interface NetworkCase {
 export const SIGMA_DATA = 0.9;
 
 /** Values of every parameter: as large as trained ones, none special. */
-function parameterValues(p: Parameter, seed: number): Float64Array {
+export function parameterValues(p: Parameter, seed: number): Float64Array {
   const values = randomValues(p.count, seed * 1009 + p.index + 1);
   if (/norm\d?\.weight$|norm_final|map_\w+\.0\.weight/.test(p.name))
     return values.map((v) => Math.fround(1 + 0.2 * v));
@@ -134,7 +134,10 @@ export class NetworkRun {
     const tokens = denoiseTokens(g, dit, patches, t, caption.pooled, directView(g, dit, caption), ids);
     const maskToken = g.weights.use(dit.maskToken);
     const flat = reshape(maskToken, [maskToken.shape.at(-1)!]);
-    trace.output('out', tokensToImage(tokens, { channels, size, patchSize }, ids, ids ? flat : null));
+    trace.output(
+      'out',
+      tokensToImage(tokens, { channels, height: size, width: size, patchSize }, ids, ids ? flat : null),
+    );
     const runner = this.runner(trace, {});
     runner.run();
     const read = (name: string) => Float64Array.from(runner.get(name));

@@ -40,9 +40,11 @@ export class PlainDiT {
   constructor(
     private readonly c: ModelConfig,
     private readonly state: State,
+    /** Of the image, in the numbers that the network works on. */
+    private readonly sides = { height: c.input_size, width: c.input_size },
   ) {}
 
-  /** x [C][S][S] flat, y [L][caption_channels]; ids of kept patches, or null. Returns the image, flat. */
+  /** x [C][H][W] flat, y [L][caption_channels]; ids of kept patches, or null. Returns the image, flat. */
   forward(x: readonly number[], t: number, y: Matrix, ids: readonly number[] | null): number[] {
     const { c } = this;
     const pos = this.state.get('pos_embed')!.values;
@@ -74,12 +76,13 @@ export class PlainDiT {
 
   /** Patches in reading order, each (channel, row, column). */
   private patches(x: readonly number[]): Matrix {
-    const { input_size: S, patch_size: p, in_channels: C } = this.c;
-    const grid = S / p;
-    return range(grid * grid).map((token) =>
+    const { patch_size: p, in_channels: C } = this.c;
+    const { height: H, width: W } = this.sides;
+    const grid = W / p;
+    return range((H / p) * grid).map((token) =>
       range(C).flatMap((ch) =>
         range(p).flatMap((i) =>
-          range(p).map((j) => x[(ch * S + Math.floor(token / grid) * p + i) * S + (token % grid) * p + j]!),
+          range(p).map((j) => x[(ch * H + Math.floor(token / grid) * p + i) * W + (token % grid) * p + j]!),
         ),
       ),
     );
@@ -87,16 +90,17 @@ export class PlainDiT {
 
   /** Tokens (row, column, channel) back to an image; dropped ones are the mask token. */
   private image(tokens: Matrix, ids: readonly number[] | null): number[] {
-    const { input_size: S, patch_size: p, in_channels: C } = this.c;
+    const { patch_size: p, in_channels: C } = this.c;
+    const { height: H, width: W } = this.sides;
     const mask = Array.from(this.state.get('mask_token')!.values);
-    const out = new Array<number>(C * S * S);
-    const grid = S / p;
-    for (let token = 0; token < grid * grid; token++) {
+    const out = new Array<number>(C * H * W);
+    const grid = W / p;
+    for (let token = 0; token < (H / p) * grid; token++) {
       const place = ids ? ids.indexOf(token) : token;
       const patch = place < 0 ? mask : tokens[place]!;
       for (const [k, v] of patch.entries()) {
         const [i, j, ch] = [Math.floor(k / (p * C)), Math.floor(k / C) % p, k % C];
-        out[(ch * S + Math.floor(token / grid) * p + i) * S + (token % grid) * p + j] = v;
+        out[(ch * H + Math.floor(token / grid) * p + i) * W + (token % grid) * p + j] = v;
       }
     }
     return out;

@@ -175,6 +175,36 @@ describe('patches', () => {
     });
   });
 
+  test('of images that are not square, there and back', () => {
+    const [H, W] = [6, 9];
+    checkOp({
+      forwardOnly: true,
+      inputs: { x: { ...randomInput([N, Ch, H, W], 16), elem: 'real' } },
+      build: ({ x }) => [patchify(x!, 3), unpatchify(patchify(x!, 3), null, null, Ch, 3, H, W)],
+      reference: ({ x }) => {
+        const at = (n: number, c: number, h: number, w: number) => x![((n * Ch + c) * H + h) * W + w]!;
+        const tokens: number[] = [];
+        for (let n = 0; n < N; n++)
+          for (let h = 0; h < H; h += 3)
+            for (let w = 0; w < W; w += 3)
+              for (let c = 0; c < Ch; c++)
+                for (let e = 0; e < 9; e++) tokens.push(at(n, c, h + Math.floor(e / 3), w + (e % 3)));
+        // Tokens come in the order (channel, row, column) and are taken as (row, column, channel).
+        const back = Float64Array.from({ length: N * Ch * H * W }, (_, k) => {
+          const [w, h, c, n] = [
+            k % W,
+            Math.floor(k / W) % H,
+            Math.floor(k / W / H) % Ch,
+            Math.floor(k / W / H / Ch),
+          ];
+          const t = Math.floor(h / 3) * (W / 3) + Math.floor(w / 3);
+          return tokens[(n * 6 + t) * 9 * Ch + ((h % 3) * 3 + (w % 3)) * Ch + c]!;
+        });
+        return [Float64Array.from(tokens), back];
+      },
+    });
+  });
+
   const image = (token: (n: number, t: number, e: number) => number) => {
     const y = new Float64Array(N * Ch * S * S);
     for (let n = 0; n < N; n++)

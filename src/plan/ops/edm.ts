@@ -118,7 +118,8 @@ function lossExtents(op: string, node: Pick<Node, 'inputs' | 'attrs'>) {
   const x0 = need(x, op);
   const { p = 0, sigmaData = 0 } = node.attrs;
   imageSize(op, x0, [xn ?? null], [sigma ?? null]);
-  const { N, Ch, S, T } = imageExtents(op, x0, p);
+  const { N, Ch, H: S, W, T } = imageExtents(op, x0, p);
+  if (W !== S) refuse(op, 'needs square images', x0);
   const K = F.shape[1] ?? 0;
   if (F.shape.length !== 3 || F.shape[0] !== N || cols(F) !== p * p * Ch)
     refuse(op, 'tokens do not fit', F, x0);

@@ -4,16 +4,16 @@ import { cols, count, isContiguous, type Tensor } from '../tensor.ts';
 import { traceOf } from '../trace.ts';
 import { checkIds } from './rows.ts';
 
-/** Extents of square images [N, Ch, S, S] that patches of p x p cover. */
+/** Extents of images [N, Ch, H, W] that T patches of p x p cover. */
 export function imageExtents(
   op: string,
   x: Tensor,
   p: number,
-): { N: number; Ch: number; S: number; T: number } {
-  const [N = 1, Ch = 1, S = 1, W] = x.shape;
-  if (x.shape.length !== 4 || W !== S || !isContiguous(x)) refuse(op, 'needs images [N, Ch, S, S]', x);
-  if (!(p > 0) || S % p !== 0) refuse(op, `patches of ${p} do not cover the image`, x);
-  return { N, Ch, S, T: (S / p) ** 2 };
+): { N: number; Ch: number; H: number; W: number; T: number } {
+  const [N = 1, Ch = 1, H = 1, W = 1] = x.shape;
+  if (x.shape.length !== 4 || !isContiguous(x)) refuse(op, 'needs images [N, Ch, H, W]', x);
+  if (!(p > 0) || H % p !== 0 || W % p !== 0) refuse(op, `patches of ${p} do not cover the image`, x);
+  return { N, Ch, H, W, T: (H / p) * (W / p) };
 }
 
 export const patchifyOp = defineOp({
@@ -27,13 +27,13 @@ export const patchifyOp = defineOp({
     if (scale && count(scale) !== N) refuse('patchify', 'one factor an image', x, scale);
     return [{ shape: [N, T, Ch * p * p], elem: 'act' }];
   },
-  fields: { pointers: 'real x scale; act y', ints: 'Ch S p ldy' },
+  fields: { pointers: 'real x scale; act y', ints: 'Ch H W p ldy' },
   launch: (node) => {
     const x = need(node.inputs[0], 'patchify');
     const y = need(node.outputs[0], 'patchify');
     const { p = 1 } = node.attrs;
-    const { N, Ch, S } = imageExtents('patchify', x, p);
-    return { pointers: [x, node.inputs[1] ?? null, y], ints: [Ch, S, p, y.ld], blocks: (N * S) / p };
+    const { N, Ch, H, W } = imageExtents('patchify', x, p);
+    return { pointers: [x, node.inputs[1] ?? null, y], ints: [Ch, H, W, p, y.ld], blocks: (N * H) / p };
   },
   backward: 'images are data',
   writes: ['set'],
@@ -43,7 +43,7 @@ export const patchifyOp = defineOp({
 });
 
 /**
- * Images x [N, Ch, S, S] real, each times scale[n] (c_in; null: 1), as tokens [N, (S / p)^2, Ch p p] in the
+ * Images x [N, Ch, H, W] real, each times scale[n] (c_in; null: 1), as tokens [N, H W / p^2, Ch p p] in the
  * order of a convolution's weight (channel, row, column), so that patch embedding is a linear layer.
  */
 export function patchify(x: Tensor, p: number, scale: Tensor | null = null): Tensor {
@@ -56,28 +56,28 @@ export const unpatchifyOp = defineOp({
     'y[n, c, h p + i, w p + j] = tokens[n, slots[n, (h, w)]][(i, j, c)]; mask token where the slot is -1',
   inputs: ['tokens', 'slots?', 'mask_token?'],
   outputs: ['y'],
-  shape: ([t, slots, mask], { Ch = 0, p = 0, S = 0 }) => {
+  shape: ([t, slots, mask], { Ch = 0, p = 0, H = 0, W = 0 }) => {
     const tokens = need(t, 'unpatchify');
     const [N = 1, K] = tokens.shape;
-    const T = (S / p) ** 2;
-    if (tokens.shape.length !== 3 || cols(tokens) !== p * p * Ch || !Number.isInteger(S / p)) {
-      refuse('unpatchify', `does not make images [${N}, ${Ch}, ${S}, ${S}] of ${p} x ${p} patches`, tokens);
+    const T = (H / p) * (W / p);
+    if (tokens.shape.length !== 3 || cols(tokens) !== p * p * Ch || H % p !== 0 || W % p !== 0) {
+      refuse('unpatchify', `does not make images [${N}, ${Ch}, ${H}, ${W}] of ${p} x ${p} patches`, tokens);
     }
     if (slots) checkIds('unpatchify', slots, N);
     if (slots ? cols(slots) !== T : K !== T) refuse('unpatchify', `needs ${T} tokens`, tokens, slots ?? null);
     if (mask && count(mask) !== cols(tokens)) refuse('unpatchify', 'mask token does not fit', tokens, mask);
-    return [{ shape: [N, Ch, S, S], elem: 'real' }];
+    return [{ shape: [N, Ch, H, W], elem: 'real' }];
   },
-  fields: { pointers: 'act tokens; i32 slots; act mask_token; real y', ints: 'Ch S p K ldtokens' },
+  fields: { pointers: 'act tokens; i32 slots; act mask_token; real y', ints: 'Ch H W p K ldtokens' },
   launch: (node) => {
     const [t, slots = null, mask = null] = node.inputs;
     const tokens = need(t, 'unpatchify');
-    const { Ch = 1, p = 1, S = 1 } = node.attrs;
+    const { Ch = 1, p = 1, H = 1, W = 1 } = node.attrs;
     const [N = 1, K = 1] = tokens.shape;
     return {
       pointers: [tokens, slots, mask, need(node.outputs[0], 'unpatchify')],
-      ints: [Ch, S, p, K, tokens.ld],
-      blocks: (N * S) / p,
+      ints: [Ch, H, W, p, K, tokens.ld],
+      blocks: (N * H) / p,
     };
   },
   backward: 'the loss is taken over tokens',
@@ -87,7 +87,8 @@ export const unpatchifyOp = defineOp({
 });
 
 /**
- * Tokens [N, K, p p Ch] in the order (row, column, channel) as images [N, Ch, S, S] real. slots [N, T] i32
+ * Tokens [N, K, p p Ch] in the order (row, column, channel) as images [N, Ch, H, W] real; W is H when left
+ * out. slots [N, T] i32
  * (keepSlots) says which token shows at each patch; where it is -1, maskToken [p p Ch] shows, or zeros.
  * Forward only.
  */
@@ -97,7 +98,8 @@ export function unpatchify(
   maskToken: Tensor | null,
   Ch: number,
   p: number,
-  S: number,
+  H: number,
+  W = H,
 ): Tensor {
-  return traceOf(tokens).emit(unpatchifyOp, [tokens, slots, maskToken], { Ch, p, S })[0]!;
+  return traceOf(tokens).emit(unpatchifyOp, [tokens, slots, maskToken], { Ch, p, H, W })[0]!;
 }
