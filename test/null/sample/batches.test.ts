@@ -24,6 +24,11 @@ const prompts = (n: number): Prompt[] =>
 const shape = (out: Awaited<ReturnType<typeof collect>>) =>
   out.map((batch) => ('error' in batch ? batch.error : batch.map((job) => job.index)));
 
+test('a picture that cannot be made is an error in its place', async () => {
+  const out = await collect(prompts(3), { fault: ({ index }) => (index === 1 ? 'too large' : undefined) });
+  expect(shape(out)).toEqual([[0], 'too large', [2]]);
+});
+
 describe('batches', () => {
   test('full ones, then what is left; settings are filled in', async () => {
     const out = await collect(prompts(4));
@@ -36,6 +41,8 @@ describe('batches', () => {
       steps: 30,
       cfg_scale: 5,
       sampler: 'heun',
+      size: null,
+      rng: 'philox',
       guidance_interval: null,
       out: null,
     });
