@@ -100,6 +100,7 @@ export async function* batches(
 /** The pictures of one prompt. */
 export function jobsOf(item: Prompt, { defaults, count = 1, seedStep = 0 }: BatchOptions): Job[] {
   const first = item.seed ?? wrapSeed(defaults.seed + item.index * seedStep);
+  const size = item.size ?? defaults.size;
   return Array.from({ length: count }, (_, k) => {
     const index = item.index * count + k;
     return {
@@ -111,8 +112,8 @@ export function jobsOf(item: Prompt, { defaults, count = 1, seedStep = 0 }: Batc
       cfg_scale: item.cfg_scale ?? defaults.cfg_scale,
       sampler: item.sampler ?? defaults.sampler,
       guidance_interval: item.guidance_interval ?? defaults.guidance_interval,
-      size: item.size ?? defaults.size ?? null,
-      rng: defaults.rng ?? 'philox',
+      ...(size ? { size } : {}),
+      ...(defaults.rng === 'torch-cuda' ? { rng: defaults.rng } : {}),
       out: item.out === undefined ? null : count > 1 ? item.out.replace(/\.png$/i, `-${k}.png`) : item.out,
     };
   });

@@ -41,8 +41,6 @@ describe('batches', () => {
       steps: 30,
       cfg_scale: 5,
       sampler: 'heun',
-      size: null,
-      rng: 'philox',
       guidance_interval: null,
       out: null,
     });
