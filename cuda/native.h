@@ -111,6 +111,22 @@ MD_API void md_product_f64(int trans_a, int trans_b, long m, long n, long k, con
 // The lower triangle of c [columns, columns] += x^T x, x [rows, columns].
 MD_API void md_add_scatter_f64(long rows, long columns, const double *x, double *c);
 
+// Reading of samples (gather.cpp). md_readers starts threads until there are so many. md_gather hands them a
+// job, which must stay where it is until md_gather_wait says 1; that waits for at most so long.
+enum md_gather_reason {
+  MD_GATHERED = 0,
+  MD_GATHER_OS = 1,       // the system refused to read: errno
+  MD_GATHER_SHORT = 2,    // the file ends at this offset
+  MD_GATHER_OFFSETS = 3,  // the sample would begin and end at these offsets
+  MD_GATHER_SIZES = 4,    // its columns add up to these bytes, it has those
+  MD_GATHER_COLUMN = 5,   // this wanted column has so many bytes
+};
+MD_API int md_readers(int threads);
+MD_API int md_gather(void *job);
+MD_API int md_gather_wait(void *job, int microseconds);
+// Ends a mapping that a job made.
+MD_API void md_unmap(void *map, long bytes);
+
 // Opens a library and closes it again; writes the loader's own words when that fails (length 0: it opened).
 MD_API long md_dlopen_reason(const char *path, char *out, long n);
 // Opens a library and keeps it, so that others which ask for it by its soname find it. 0, or 1 if refused.

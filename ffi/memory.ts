@@ -34,6 +34,12 @@ export function textAt(address: number): string {
   return address === 0 ? '' : new CString(address as Pointer).toString();
 }
 
+/** The address of a caller's array, which must be held for as long as C may use it. */
+export function addressOf(array: Uint8Array): number {
+  // Asking for the buffer gives the array a storage that the engine does not move any more.
+  return array.byteLength > 0 && array.buffer.byteLength > 0 ? ptr(array) : 0;
+}
+
 /** Bytes of C at an address, not copied: valid only as long as C keeps them. */
 export function bytesAt(address: number, byteLength: number): Uint8Array {
   if (byteLength === 0) return new Uint8Array(0);

@@ -24,6 +24,10 @@ const SYMBOLS = {
   md_free: { args: ['ptr', 'i64'], returns: 'void' },
   md_copy: { args: ['ptr', 'ptr', 'i64'], returns: 'void' },
   md_fill: { args: ['ptr', 'i32', 'i64'], returns: 'void' },
+  md_readers: { args: ['i32'], returns: 'i32' },
+  md_gather: { args: ['ptr'], returns: 'i32' },
+  md_gather_wait: { args: ['ptr', 'i32'], returns: 'i32' },
+  md_unmap: { args: ['ptr', 'i64'], returns: 'void' },
   md_dlopen_reason: { args: ['ptr', 'ptr', 'i64'], returns: 'i64' },
   md_dlopen_keep: { args: ['ptr'], returns: 'i32' },
   md_nccl_init_rank: { args: ['ptr', 'ptr', 'i32', 'ptr', 'i32'], returns: 'i32' },
@@ -143,6 +147,25 @@ export class Native {
   }
   fill(to: number, byte: number, bytes: number): void {
     this.#c.md_fill(to, byte, bytes);
+  }
+
+  /** Starts reading threads until there are `threads` (64 at most); the process keeps them. */
+  startReaders(threads: number): void {
+    expectZero('md_readers', this.#c.md_readers(threads), this.#error());
+  }
+  /** Hands the readers a job (ffi/gather.ts); its memory stays in place until gatherWait says true. */
+  gather(job: number): void {
+    const status = this.#c.md_gather(job);
+    if (status !== 0) expectZero('md_gather', status, this.#error());
+  }
+  /** Whether a job is done, after at most so many microseconds. */
+  gatherWait(job: number, microseconds: number): boolean {
+    return this.#c.md_gather_wait(job, microseconds) === 1;
+  }
+
+  /** Ends a mapping that a job made. */
+  unmap(address: number, bytes: number): void {
+    this.#c.md_unmap(address, bytes);
   }
 
   /** Opens a library for others, which then find it by its soname; false where it does not open. */
