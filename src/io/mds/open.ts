@@ -13,8 +13,9 @@ import { MdsShard } from './shard.ts';
 
 export interface MdsOpenOptions {
   /**
-   * Compares the hashes of the index: of the compressed file where that is read, else of the shard. An index
-   * that has none, or none that is known here, is a Failure.
+   * Compares the hashes of the index: of the file that is read, and of what is unpacked from it. An index
+   * that
+   * has none for the file, or none that is known here, is a Failure.
    */
   readonly hashes?: boolean;
   /**
@@ -46,7 +47,9 @@ function openZip(path: string, zip: MdsFile, info: MdsShardInfo, options: MdsOpe
   checkSize(path, zip);
   const bytes = contentOf(path);
   if (options.hashes) checkHashes(path, bytes, zip);
-  return MdsShard.open(unpackShard(bytes, info, path), info, path);
+  const raw = unpackShard(bytes, info, path);
+  if (options.hashes && Object.keys(info.raw.hashes).length > 0) checkHashes(path, raw, info.raw);
+  return MdsShard.open(raw, info, path);
 }
 
 /** The shard in a compressed file; never more than the bytes that the index says. */
