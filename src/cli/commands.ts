@@ -10,6 +10,7 @@ import { help } from './help.ts';
 import { info } from './info.ts';
 import { licenses } from './licenses.ts';
 import { list } from './list.ts';
+import { plan } from './plan.ts';
 import { plot } from './plot.ts';
 import { pull } from './pull.ts';
 import { quickstart } from './quickstart.ts';
@@ -25,6 +26,7 @@ export const SUMMARY =
 
 export const COMMANDS: readonly Command[] = [
   quickstart,
+  plan,
   train,
   sample,
   serve,

@@ -1,11 +1,13 @@
 // Flags of the commands that take a recipe, and the way from them to a resolved one.
 
+import { existsSync, readdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 import { encodeRecord } from '../io/jsonl.ts';
 import { int, interval, text } from '../recipe/field.ts';
 import { checkTrainable } from '../recipe/check.ts';
 import { findRecipe } from '../recipe/named.ts';
 import { type Resolved, resolveRecipe } from '../recipe/resolve.ts';
-import type { RecipeInput } from '../recipe/schema.ts';
+import type { DataSource, RecipeInput } from '../recipe/schema.ts';
 import { withTotalSteps } from '../recipe/stages.ts';
 import { type Argument, flag, type FlagValues, manyFlag, SHARED } from './flags.ts';
 
@@ -26,9 +28,15 @@ export const RECIPE_FLAGS = {
 
 /** The flag of commands that can train on pictures of the user's. */
 export const DATA_FLAG = {
-  data: manyFlag(text(undefined, 'Trains on the pictures of this folder, each with its caption in a .txt'), {
-    hint: 'DIR',
-  }),
+  data: manyFlag(
+    text(
+      undefined,
+      'Trains on the pictures of this folder, each with its caption in a .txt, or on its shards',
+    ),
+    {
+      hint: 'DIR',
+    },
+  ),
 };
 
 type Values = FlagValues<typeof RECIPE_FLAGS> & Partial<FlagValues<typeof DATA_FLAG>>;
@@ -45,7 +53,7 @@ export function recipeFromFlags(
     flags.push({ origin: '--checkpoint-every', values: { train: { checkpoint_every: every } } });
   }
   if (values.data?.length) {
-    const source = values.data.map((path) => ({ name: 'folder' as const, path }));
+    const source = values.data.flatMap(sourcesIn);
     flags.push({ origin: '--data', values: { data: { source } } });
   }
   const file = findRecipe(nameOrFile);
@@ -57,6 +65,16 @@ export function recipeFromFlags(
   });
   checkTrainable(recipe, file.name);
   return { recipe: values.steps === undefined ? recipe : withTotalSteps(recipe, values.steps), origins };
+}
+
+/** What a path of --data means: shards where there is an index of them or in folders below, else pictures. */
+function sourcesIn(path: string): Partial<DataSource>[] {
+  if (/^[a-z][a-z0-9+]*:\/\//.test(path) || existsSync(join(path, 'index.json')))
+    return [{ name: 'mds', path }];
+  const below = existsSync(path) && statSync(path).isDirectory() ? readdirSync(path).sort() : [];
+  const sets = below.filter((name) => existsSync(join(path, name, 'index.json')));
+  if (sets.length > 0) return sets.map((name) => ({ name: 'mds', path: join(path, name) }));
+  return [{ name: 'folder', path }];
 }
 
 /** What --dry-run prints: the resolved recipe, and where each value that is no default came from. */

@@ -5,7 +5,7 @@ import { findRecipe } from '../recipe/named.ts';
 import { presetRows } from '../recipe/presets.ts';
 import { resolveRecipe } from '../recipe/resolve.ts';
 import type { Recipe, Stage } from '../recipe/schema.ts';
-import { declareNetwork, type Network } from '../sample/network.ts';
+import { declareNetwork, type Network, networkOf } from '../sample/network.ts';
 import { flag, type FlagValues, manyFlag, usage } from './flags.ts';
 
 export const WORKLOAD_FLAGS = {
@@ -57,6 +57,6 @@ export function findWorkload(
     batch_size: values.batch ?? first.batch_size,
   };
   const withWords = file !== undefined || presetRows[preset]?.text !== undefined;
-  const network = declareNetwork(recipe.model, withWords ? recipe.text : null);
+  const network = withWords ? networkOf(recipe) : declareNetwork(recipe.model, null);
   return { name: file ? values.recipe! : preset, recipe, stage, network };
 }

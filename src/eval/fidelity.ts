@@ -38,7 +38,7 @@ const DRAW_SEED = 0;
 
 /** Pairs (indices in the set) that a recipe trains on; of the quick-start list where it takes all emoji. */
 export function trainedPairs(set: EmojiSet, recipe: Recipe): number[] {
-  const sources = recipe.data.source.filter(({ name, weight }) => name === 'emoji' && weight > 0);
+  const sources = recipe.data.source.filter(({ name, weight }) => name === 'emoji' && weight !== 0);
   if (sources.length === 0) {
     throw new Failure({
       what: 'fidelity',

@@ -82,6 +82,8 @@ export interface Op {
   readonly cheap?: true;
   /** Largest normalised mean square error of float32 against float64, with the reason for the number. */
   readonly tolerance: { readonly nmse: number; readonly why: string };
+  /** Its operations are those of matrix products: what tensor cores do, and what a model's FLOPs count. */
+  readonly products?: 'gemm' | 'attention';
   /** Floating point operations; bytes are those of all operands unless given. */
   flops(node: Node): number;
   bytes?(node: Node, elemBytes: Readonly<Record<Elem, number>>): number;

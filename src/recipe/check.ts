@@ -119,7 +119,7 @@ export function checkRecipe(recipe: Recipe, origin: Origin): void {
       refuse(`stage.${i}`, 'no data.source is for this stage', 'Add its number to the stages of one');
     }
   }
-  if (recipe.data.source.length > 0 && recipe.data.source.every((source) => source.weight === 0)) {
+  if (recipe.data.source.length > 0 && recipe.data.source.every(({ weight }) => weight === 0)) {
     refuse('data.source.0.weight', 'every source has weight 0', 'Give one of them a weight above 0');
   }
 

@@ -2,6 +2,9 @@
 
 import { existsSync, readFileSync } from 'node:fs';
 import emoji from '../../recipes/emoji.toml' with { type: 'text' };
+import microBudget from '../../recipes/micro-budget.toml' with { type: 'text' };
+import microBudget16 from '../../recipes/micro-budget-16ch.toml' with { type: 'text' };
+import microBudgetParity from '../../recipes/micro-budget-parity.toml' with { type: 'text' };
 import quickstart from '../../recipes/quickstart.toml' with { type: 'text' };
 import tiny from '../../recipes/tiny.toml' with { type: 'text' };
 import { EXIT, Failure } from '../io/failure.ts';
@@ -9,7 +12,14 @@ import { osFailure } from '../io/oserror.ts';
 import { nearest } from './nearest.ts';
 
 /** Embedded recipes by name, as TOML. */
-export const NAMED: Readonly<Record<string, string>> = { quickstart, emoji, tiny };
+export const NAMED: Readonly<Record<string, string>> = {
+  quickstart,
+  emoji,
+  tiny,
+  'micro-budget': microBudget,
+  'micro-budget-parity': microBudgetParity,
+  'micro-budget-16ch': microBudget16,
+};
 
 /**
  * The recipe of that name, else the file of that name; throws a Failure with the nearest name when there is

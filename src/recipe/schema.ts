@@ -101,7 +101,11 @@ const source = {
     undefined,
     'Folder of pictures, each with its caption in a .txt of the same name; or folder or address of shards',
   ),
-  weight: real(1, { min: 0 }, 'Share of the batch, relative to the other sources'),
+  weight: real(
+    undefined,
+    { min: 0 },
+    'Share of the batch relative to other sources (left out: 1; for shards the number of their samples)',
+  ),
   subset: choice(undefined, ['subset', 'quickstart'], 'Named part of the emoji (all of them when left out)'),
   styles: texts(undefined, 'Drawing styles to use (all of them when left out)'),
   count: int(undefined, { min: 1, unit: 'pictures' }, 'Use the first so many pictures only'),

@@ -50,7 +50,7 @@ export async function openData(recipe: Recipe, warn: (text: string) => void): Pr
       folder: (path: string) => folders.get(path) ?? unopened(path),
     };
     const sources = openSources(rows, files, shape, recipe.train.seed);
-    const weights = rows.map((s) => s.weight);
+    const weights = rows.map((s) => s.weight ?? 1);
     stages.push(new Batches(sources, weights, shape, data.seed, starts[same]!.image));
   }
   const [first, ...others] = hashes;

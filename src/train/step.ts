@@ -73,6 +73,11 @@ export function microStepPlan(
   elemBytes: ElemBytes,
   tower: CaptionTower | null = null,
 ): Plan {
+  return freeze('micro-step', microStepTrace(network, step, tower), { elemBytes });
+}
+
+/** The same before its memory is planned. */
+export function microStepTrace(network: Network, step: MicroStep, tower: CaptionTower | null = null): Trace {
   const trace = new Trace();
   const g = contextFor(network, trace, { training: true });
   const { in_channels: C, input_size: S } = network.dit.config;
@@ -92,7 +97,7 @@ export function microStepPlan(
     y,
   });
   finishMicroStep(trace, loss, N * step.passes, step.recompute);
-  return freeze('micro-step', trace, { elemBytes });
+  return trace;
 }
 
 function imageInput(trace: Trace, { images }: Inputs, shape: readonly number[]): Tensor {

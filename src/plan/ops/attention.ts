@@ -146,6 +146,7 @@ export const attentionBwd = defineOp({
   },
   backward: 'only used for gradients',
   writes: ['either', 'either', 'either', 'set'],
+  products: 'attention',
   tolerance: { nmse: 1e-10, why: 'float32 exponentials, sums over keys and queries, one difference of sums' },
   flops: (node) => {
     const { N, T, S, H, D } = extents('attention_bwd', node.inputs[0], node.inputs[1], node.attrs.H ?? 1);
@@ -205,6 +206,7 @@ export const attentionFwd = defineOp({
     b.append(attentionBwd, [q, k, v, lse, dy, delta], [dq, dk, dv, work], node.attrs);
   },
   writes: ['set', 'set'],
+  products: 'attention',
   tolerance: { nmse: 1e-11, why: 'float32 exponentials and sums over the keys' },
   flops: (node) => {
     const { N, T, S, H, D } = extents('attention_fwd', node.inputs[0], node.inputs[1], node.attrs.H ?? 1);

@@ -52,6 +52,7 @@ export const gemm = defineOp({
   backward: gemmBackward,
   writes: ['either'],
   tolerance: { nmse: 1e-11, why: 'sums of K float32 products; K up to a few thousand' },
+  products: 'gemm',
   flops: (node) => {
     const { M, N, K } = extents(need(node.inputs[0], 'gemm'), need(node.inputs[1], 'gemm'), node.attrs);
     return 2 * (node.attrs.batch ?? 1) * M * N * K;
