@@ -48,7 +48,8 @@ const GROUPS = {
     ...['mask0', 'mask75'].flatMap((mask) =>
       trained('nano_bias', mask, [
         ...['denoiser', 'losses, norms', 'gradients'],
-        ...['parameters, 99.9 %', 'parameters, all', 'EMA, 99.9 %', 'EMA, all'],
+        ...['parameters, 99.9 %', 'parameters, all'],
+        ...(mask === 'mask0' ? ['EMA, 99.9 %', 'EMA, all'] : []),
       ]),
     ),
   ],

@@ -2,6 +2,7 @@
 // Python libraries made of them, and the corners one by one.
 import { describe, expect, test } from 'bun:test';
 import { readFileSync } from 'node:fs';
+import { gunzipSync } from 'node:zlib';
 import { verifyCaptionClean, verifyTokenizer } from '../../src/eval/captions.ts';
 import { ClipTokenizer, CLIP_VOCABULARY } from '../../src/text/bpe.ts';
 import { cleanCaption, cleanCaptionOnce, cleanPrompt } from '../../src/text/clean.ts';
@@ -21,7 +22,8 @@ interface MadeUp {
   readonly out: string;
 }
 
-const madeUp = readFileSync(goldens('captions/made-up.jsonl'), 'utf8')
+const madeUp = gunzipSync(readFileSync(goldens('captions/made-up.jsonl.gz')))
+  .toString()
   .trim()
   .split('\n')
   .map((line) => JSON.parse(line) as MadeUp);

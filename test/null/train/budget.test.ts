@@ -1,4 +1,5 @@
-// What a run takes: FLOPs of the paper's four stages, its price at its pace, memory, and what a machine means.
+// What a run takes: FLOPs of the paper's four stages, its price at its pace, memory, and what a machine
+// means.
 import { describe, expect, test } from 'bun:test';
 import { findRecipe } from '../../../src/recipe/named.ts';
 import { resolveRecipe } from '../../../src/recipe/resolve.ts';
