@@ -1,0 +1,145 @@
+// eval fid: how far the features of one set of images are from those of another.
+import { openLapack } from '../../ffi/lapack.ts';
+import { compareSides, type FidResult, type Side } from '../eval/fid.ts';
+import { readPromptList } from '../eval/prompt-lists.ts';
+import { drawMissing } from '../eval/sampled-folder.ts';
+import { encodeRecord } from '../io/jsonl.ts';
+import { openTensors } from '../io/open-tensors.ts';
+import { findModel } from '../sample/find-model.ts';
+import { hasRecipe, loadModel } from '../sample/model-file.ts';
+import { loadPublished } from '../sample/published.ts';
+import { pulledPart } from '../sample/pulled.ts';
+import { freeWeights } from '../sample/weights.ts';
+import { openDevice } from './device.ts';
+import type { EvalCall } from './eval-flags.ts';
+import { kindOf, Measuring } from './eval-sets.ts';
+import { usage } from './flags.ts';
+import { watchSignals } from './interrupt.ts';
+import { stdout } from './stdout.ts';
+
+/** As torch-fidelity has it. */
+const KID = { subsets: 100, size: 1000 };
+
+export async function evalFid(call: EvalCall): Promise<number> {
+  const { values, log, args } = call;
+  const words = args.slice(1);
+  const kinds = words.map(kindOf);
+  if (kinds.every((kind) => kind === 'model')) {
+    throw usage('eval fid', 'compares a model with images, not with another model', 'Give images as B');
+  }
+  const drawing = kinds.indexOf('model');
+  if (drawing >= 0 && (values.prompts === undefined || values.output === undefined)) {
+    const fix = 'Write --prompts captions.json -o drawn/: the pictures stay there, and a second run goes on';
+    throw usage(words[drawing]!, 'is a model: it needs prompts and a folder for its pictures', fix);
+  }
+  if (drawing < 0 && values.prompts !== undefined) {
+    throw usage('--prompts', 'there is no model to draw them', 'Name a model as A');
+  }
+  const begin = performance.now();
+  using measuring = new Measuring(call, openLapack, values.kid || values.pr);
+  const sides: Side[] = [];
+  let prompts: string | null = null;
+  for (const [i, word] of words.entries()) {
+    const kind = kinds[i]!;
+    if (kind !== 'model') {
+      sides.push(await measuring.side(word, kind));
+      continue;
+    }
+    const drawn = await draw(call, word);
+    if (typeof drawn === 'number') return drawn;
+    prompts = drawn.chosen;
+    sides.push(await measuring.side(drawn.folder, 'images', word));
+  }
+  const [a, b] = sides as [Side, Side];
+  const result = compareSides(await openLapack(), a, b, {
+    kid: values.kid ? { ...KID, seed: values.seed } : null,
+    precisionRecall: values.pr,
+  });
+  const remarks = [...measuring.warnings, ...result.remarks];
+  for (const remark of remarks) log.warn(remark);
+  const seconds = Number(((performance.now() - begin) / 1000).toFixed(2));
+  const drawn = prompts === null ? {} : { prompts };
+  if (values.json) stdout.line(encodeRecord({ ...record(result, a, b), ...drawn, remarks, seconds }));
+  else stdout.write(page(result, a, b, prompts));
+  return 0;
+}
+
+/** Draws a model's pictures; an exit code where a signal came first. */
+async function draw(call: EvalCall, word: string): Promise<{ folder: string; chosen: string } | number> {
+  const { values, log, progress } = call;
+  const folder = values.output!;
+  const { count, column, seed } = values;
+  const { prompts, chosen } = await readPromptList(values.prompts!, { count, column, seed });
+  const found = findModel(word);
+  using file = openTensors(found.path);
+  const backend = await openDevice(values, log);
+  const parts = {
+    clip: values.clip === undefined ? found.parts?.clip : pulledPart(values.clip),
+    vae: values.vae === undefined ? found.parts?.vae : pulledPart(values.vae),
+  };
+  const own = hasRecipe(file);
+  const model = own ? loadModel(backend, file, found.name) : loadPublished(backend, file, found.name, parts);
+  const interrupt = watchSignals(log, 'ending after the pictures in hand; the same command goes on');
+  const stop = new AbortController();
+  void interrupt.stopped.then(() => stop.abort());
+  const begin = performance.now();
+  try {
+    await drawMissing(backend, model, prompts, folder, {
+      steps: values.steps ?? model.recipe.sample.steps,
+      cfg_scale: values['cfg-scale'] ?? model.recipe.sample.cfg_scale,
+      seed,
+      batchSize: values['batch-size'],
+      signal: stop.signal,
+      onPicture(done, total, drawn) {
+        progress.update({ unit: 'picture', done, total, rate: drawn / ((performance.now() - begin) / 1000) });
+      },
+    });
+  } catch (error) {
+    if (interrupt.exitCode === undefined) throw error;
+    return interrupt.exitCode;
+  } finally {
+    progress.finish();
+    freeWeights(model.weights);
+  }
+  return { folder, chosen };
+}
+
+function record({ frechet, kid, precisionRecall, origin }: FidResult, a: Side, b: Side) {
+  const counts = [a.gaussian.count, b.gaussian.count];
+  return {
+    fid: frechet.distance,
+    count: a.gaussian.count,
+    counts,
+    ...(kid ? { kid } : {}),
+    ...(precisionRecall ? { precision: precisionRecall.precision, recall: precisionRecall.recall } : {}),
+    sets: [a.name, b.name],
+    weights: origin?.weights ?? null,
+    resize: origin?.resize ?? null,
+    features: a.gaussian.d,
+    root: frechet.method,
+    unreadable: [a.unreadable, b.unreadable],
+  };
+}
+
+function page(
+  { frechet, kid, precisionRecall: pr, origin }: FidResult,
+  a: Side,
+  b: Side,
+  prompts: string | null,
+): string {
+  const lines: [string, string][] = [['fid', frechet.distance.toFixed(4)]];
+  if (kid) {
+    const of = `${kid.subsets} subsets of ${kid.subset_size}`;
+    lines.push(['kid', `${kid.mean.toExponential(4)} +- ${kid.deviation.toExponential(2)} (${of})`]);
+  }
+  if (pr) {
+    lines.push(['precision', `${pr.precision.toFixed(4)} (A within B, k = ${pr.k}, on these features)`]);
+    lines.push(['recall', `${pr.recall.toFixed(4)} (B within A)`]);
+  }
+  const images = ({ name, gaussian }: Side) => `${gaussian.count ?? 'unknown number of'} images, ${name}`;
+  lines.push(['A', images(a)], ['B', images(b)]);
+  lines.push(['weights', origin?.weights ?? 'not known'], ['resize', origin?.resize ?? 'not known']);
+  if (prompts !== null) lines.push(['prompts', prompts]);
+  lines.push(['root', frechet.method]);
+  return lines.map(([name, value]) => `${name.padEnd(12)}${value}\n`).join('');
+}

@@ -1,0 +1,119 @@
+// FID of two sets and what stands beside it: kernel distance, precision and recall, and the remarks that a
+// reader of the numbers needs.
+import type { Lapack } from '../../ffi/lapack.ts';
+import { EXIT, Failure } from '../io/failure.ts';
+import type { FeatureRows } from './feature-rows.ts';
+import { type Frechet, frechetDistance } from './frechet.ts';
+import type { Gathered } from './gather.ts';
+import type { Unreadable } from './image-sets.ts';
+import { type Kid, type KidOptions, kernelDistance } from './kid.ts';
+import type { Gaussian } from './moments.ts';
+import { type PrecisionRecall, precisionRecall } from './precision-recall.ts';
+import type { Origin, Statistics } from './statistics-file.ts';
+
+/** One of the two sets, measured. */
+export interface Side {
+  readonly name: string;
+  readonly gaussian: Gaussian;
+  readonly rows: FeatureRows | null;
+  readonly unreadable: readonly Unreadable[];
+  /** Null for statistics that do not say where they come from. */
+  readonly origin: Origin | null;
+  readonly remarks: readonly string[];
+}
+
+/** Fewer images than features: pytorch-fid's own warning. */
+const FEW = 2048;
+
+/** A set of images whose features were gathered; fewer than two usable ones are a Failure. */
+export function sideOfImages(name: string, gathered: Gathered, origin: Origin): Side {
+  const { moments, rows, unreadable, sizes } = gathered;
+  const remarks: string[] = [];
+  if (sizes.size > 1) {
+    const common = [...sizes].sort((a, b) => b[1] - a[1]).slice(0, 3);
+    const shown = common.map(([size, count]) => `${count} of ${size}`).join(', ');
+    remarks.push(`${name}: images of ${sizes.size} sizes (${shown}), each is resized by itself`);
+  }
+  if (unreadable.length > 0) {
+    const shown = unreadable.slice(0, 3).map(({ why }) => why);
+    const more = unreadable.length > 3 ? `; and ${unreadable.length - 3} more` : '';
+    remarks.push(`${name}: ${unreadable.length} left out that cannot be read (${shown.join('; ')}${more})`);
+  }
+  return { name, gaussian: moments.gaussian(name), rows, unreadable, origin, remarks };
+}
+
+export function sideOfStatistics(name: string, { gaussian, origin }: Statistics): Side {
+  const remarks = origin ? [] : [`${name}: does not say which weights and which resize made it`];
+  return { name, gaussian, rows: null, unreadable: [], origin, remarks };
+}
+
+export interface FidOptions {
+  readonly kid: KidOptions | null;
+  readonly precisionRecall: boolean;
+}
+
+export interface FidResult {
+  readonly frechet: Frechet;
+  readonly kid: Kid | null;
+  readonly precisionRecall: PrecisionRecall | null;
+  /** What made the features; of the side that says it. */
+  readonly origin: Origin | null;
+  readonly remarks: readonly string[];
+}
+
+/** A is judged by B. Sets whose features come from other networks are a Failure. */
+export function compareSides(lapack: Lapack, a: Side, b: Side, options: FidOptions): FidResult {
+  checkOrigins(a, b);
+  const frechet = frechetDistance(lapack, a.gaussian, b.gaussian);
+  const remarks = [a, b].flatMap((side, i) => [
+    ...side.remarks,
+    ...remarksOn(side, frechet.ranks[i] ?? null),
+  ]);
+  const [one, two] = [a.rows, b.rows];
+  if ((options.kid || options.precisionRecall) && !(one && two)) {
+    throw new Failure({
+      what: (one ? b : a).name,
+      why: 'holds statistics; KID, precision and recall need the features of every image',
+      fix: 'Give the images themselves',
+      code: EXIT.usage,
+    });
+  }
+  const kid = options.kid && one && two ? kernelDistance(lapack, one, two, options.kid) : null;
+  const pr = options.precisionRecall && one && two ? precisionRecall(lapack, one, two) : null;
+  return { frechet, kid, precisionRecall: pr, origin: a.origin ?? b.origin, remarks };
+}
+
+function checkOrigins(a: Side, b: Side): void {
+  const fix = 'Make the statistics of both with the same weights: microdiff eval stats';
+  if (a.gaussian.d !== b.gaussian.d) {
+    const why = `has ${a.gaussian.d} features an image, ${b.name} has ${b.gaussian.d}`;
+    throw new Failure({ what: a.name, why, fix });
+  }
+  if (!a.origin || !b.origin) return;
+  for (const key of ['weights', 'resize'] as const) {
+    if (a.origin[key] === b.origin[key]) continue;
+    const why = `its ${key} are "${a.origin[key]}", those of ${b.name} "${b.origin[key]}"`;
+    throw new Failure({ what: a.name, why, fix });
+  }
+}
+
+function remarksOn({ name, gaussian }: Side, rank: number | null): string[] {
+  const { count, covariance, d } = gaussian;
+  let constant = 0;
+  for (let i = 0; i < d; i++) if (covariance[i * (d + 1)] === 0) constant += 1;
+  const remarks: string[] = [];
+  if (count !== null && count < FEW && d >= FEW) {
+    const why = 'too few for a covariance of full rank, and FID is larger the fewer there are';
+    remarks.push(`${name}: ${count} images are ${why}; compare only with as many`);
+  }
+  const few = count !== null && count <= d;
+  const missing = rank !== null && rank < d ? d - rank : constant;
+  if (missing > 0 && !few) {
+    remarks.push(
+      `${name}: its covariance is singular in ${missing} of ${d} directions` +
+        `${constant > 0 ? ` (${constant} features never change)` : ''}; ` +
+        'the value is exact, pytorch-fid adds 1e-6 to the diagonals where its root fails',
+    );
+  }
+  return remarks;
+}
