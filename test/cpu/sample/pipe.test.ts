@@ -105,7 +105,7 @@ describe(`${COUNT} prompts`, () => {
     }
   });
 
-  test('the first picture does not wait for the rest of the input, and a reader that goes ends it quietly', async () => {
+  test('the first picture does not wait for the rest; a reader that goes ends it quietly', async () => {
     const child = start('slow');
     child.stdin.write('a fox\n');
     child.stdin.flush();
