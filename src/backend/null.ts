@@ -1,16 +1,27 @@
-// The null backend: allocates nothing and runs nothing, but checks every launch against the regions it is
-// given.
+// The null backend: allocates nothing and runs nothing, but counts what it is asked for and checks every
+// launch against the regions it is given.
 import { Failure } from '../io/failure.ts';
 import type { Backend, ElemBytes, Loaded, Numbers, Program, Region } from './backend.ts';
 
 /** Checks programs without memory. Reads give zeros. */
-export function nullBackend(elemBytes: ElemBytes = { act: 4, real: 4, i32: 4 }): Backend {
+export function nullBackend(
+  elemBytes: ElemBytes = { act: 4, real: 4, i32: 4 },
+): Backend & Required<Pick<Backend, 'memory'>> {
   let next = 4096;
+  let [allocated, peak] = [0, 0];
   return {
     name: 'null',
     elemBytes,
     alloc(bytes): Region {
-      const region = { bytes, address: next, free: () => {} };
+      // At least so much is taken, as by other backends.
+      let taken = Math.max(bytes, 8);
+      allocated += taken;
+      peak = Math.max(peak, allocated);
+      const free = () => {
+        allocated -= taken;
+        taken = 0;
+      };
+      const region = { bytes, address: next, free };
       next += Math.ceil((bytes + 4096) / 4096) * 4096;
       return region;
     },
@@ -22,6 +33,7 @@ export function nullBackend(elemBytes: ElemBytes = { act: 4, real: 4, i32: 4 }):
     fill: (region, _byte, offset = 0, bytes = region.bytes - offset) =>
       checkRange('fill', region, offset, bytes),
     synchronize() {},
+    memory: () => ({ allocated, peak }),
     load(program, regions): Loaded {
       checkProgram(program, regions);
       return { run: () => {}, runTimed: () => new Float64Array(program.launches.length) };

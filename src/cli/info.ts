@@ -19,7 +19,9 @@ import { guessContent } from '../sample/guess.ts';
 import { keptPatches, microStepPlan, updatePlan } from '../train/step.ts';
 import { stageWork } from '../train/work.ts';
 import { command } from './command.ts';
+import { DEVICE_FLAGS } from './device.ts';
 import { flag, SHARED, usage } from './flags.ts';
+import { memoryText } from './memory.ts';
 import { stdout } from './stdout.ts';
 import { findWorkload, type FoundWorkload, WORKLOAD_FLAGS } from './workload.ts';
 
@@ -38,6 +40,10 @@ export const info = command({
       },
     ),
     plan: flag(bool(false, 'Print the plans of a run folder, a preset or a recipe: ops, shapes, arena map')),
+    memory: flag(
+      bool(false, 'Print what GPU memory drawing with published weights takes, --batch pictures at once'),
+    ),
+    precision: DEVICE_FLAGS.precision,
     ...WORKLOAD_FLAGS,
     json: SHARED.json,
   },
@@ -51,15 +57,21 @@ export const info = command({
     ['microdiff info apple.png', 'the prompt and the settings that made the picture'],
     ['microdiff info runs/emoji --json', 'step, loss and checkpoints of a run'],
     ['microdiff info --plan --preset MicroDiT_Tiny_2 --mask 0.75', 'ops and memory of a training step'],
+    ['microdiff info --memory --preset MicroDiT_XL_2 --latent 64', 'GPU memory of one picture of 512 x 512'],
   ],
-  run({ args, values, given }) {
+  async run({ args, values, given }) {
     const [file] = args;
+    if (values.memory) {
+      if (file !== undefined) throw usage('--memory', 'reads no file', 'Name a model with --preset');
+      stdout.write(await memoryText(values));
+      return 0;
+    }
     if (values.plan) {
       stdout.write(plansText(findWorkload(planned(values, file), TRAINING, process.env), values.json));
       return 0;
     }
-    const stray = Object.keys(WORKLOAD_FLAGS).find((name) => given.has(name));
-    if (stray) throw usage(`--${stray}`, 'says what to plan', 'Add --plan');
+    const stray = [...Object.keys(WORKLOAD_FLAGS), 'precision'].find((name) => given.has(name));
+    if (stray) throw usage(`--${stray}`, 'says what to plan', 'Add --plan or --memory');
     if (file === undefined) throw usage('file', 'missing', 'Name a file or a run folder, or say --plan');
     const found = describe(file, values.tensors, values.take);
     stdout.write(values.json ? `${encodeRecord(found)}\n` : page(found));

@@ -19,7 +19,7 @@ export const WORKLOAD_FLAGS = {
   set: manyFlag(text(undefined, 'Sets a recipe key, as in --set model.depth=4'), { hint: 'KEY=VALUE' }),
 };
 
-type Values = FlagValues<typeof WORKLOAD_FLAGS>;
+export type WorkloadValues = FlagValues<typeof WORKLOAD_FLAGS>;
 
 export interface FoundWorkload {
   readonly name: string;
@@ -33,7 +33,7 @@ export interface FoundWorkload {
  * given ones. Where a preset names no text encoder, captions are embeddings.
  */
 export function findWorkload(
-  values: Values,
+  values: WorkloadValues,
   fallback: { mask: number; batch: number },
   env: Readonly<NodeJS.ProcessEnv>,
 ): FoundWorkload {

@@ -60,6 +60,12 @@ export class Vae {
     return new Vae(backend, model, weights);
   }
 
+  /** With weights of zeros, to see what memory it takes. */
+  static zeroed(backend: Backend, config: VaeConfig): Vae {
+    const model = declareAutoencoder(config);
+    return new Vae(backend, model, allocWeights(backend, model.parameters));
+  }
+
   get config(): VaeConfig {
     return this.model.config;
   }

@@ -94,6 +94,13 @@ export class ClipEncoder implements CaptionEncoder {
     return { tower, parameters, regions: { [SPACES.weight]: weight, [SPACES.master]: master } };
   }
 
+  /** With weights of zeros, to see what memory it takes. */
+  static zeroed(backend: Backend, config: ClipTextConfig, batch = 1): ClipEncoder {
+    const parameters = new Parameters();
+    const tower = declareClipText(parameters, config, false);
+    return new ClipEncoder(backend, tower, parameters, allocWeights(backend, parameters), batch);
+  }
+
   /** Tokens of a text, S. */
   get length(): number {
     return this.tower.config.context;

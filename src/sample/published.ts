@@ -28,7 +28,7 @@ export interface Parts {
 }
 
 /** The SDXL autoencoder, where no config.json lies beside the file. */
-const SDXL_VAE = {
+export const SDXL_VAE = {
   block_out_channels: [128, 256, 512, 512],
   layers_per_block: 2,
   latent_channels: 4,
@@ -137,7 +137,8 @@ export function loadPublished(
 /** Bytes that decoding a picture may take beside the weights; larger ones are decoded in strips. */
 const DECODER_BYTES = 2 ** 31;
 
-function latentDecoder(vae: Vae, recipe: Recipe): PictureDecoder {
+/** Latents of a recipe\'s network to pictures. */
+export function latentDecoder(vae: Vae, recipe: Recipe): PictureDecoder {
   const { in_channels: C } = recipe.model;
   return {
     factor: vaeFactor(vae.config),

@@ -7,6 +7,8 @@ import type { Numbers, Region } from '../backend.ts';
 
 /** Bytes of one staging buffer; there are two. A batch of inputs fits, so that writing need not wait. */
 const STAGING_BYTES = 32 * 2 ** 20;
+/** Pinned memory of both. */
+export const STAGING_BUFFERS_BYTES = 2 * STAGING_BYTES;
 
 /** Something that is of no use once memory under it is gone. */
 export interface Dependent {

@@ -13,7 +13,8 @@ import { EXIT, Failure } from '../../io/failure.ts';
 import type { Elem, Launch } from '../backend.ts';
 import type { CudaDevice } from './device.ts';
 
-const WORKSPACE_BYTES = 32 * 2 ** 20;
+/** Bytes that products may work in. */
+export const PRODUCT_WORKSPACE = 32 * 2 ** 20;
 /** Algorithms to try where the fastest is wanted, and how often each is timed. */
 const TRIED = 8;
 const TIMED = 5;
@@ -91,7 +92,7 @@ export class Products {
     this.#typeOf = typeOf;
     this.#tune = tune;
     new Float32Array(this.#factors.buffer).set([1, 0]);
-    this.#workspace = device.allocate(WORKSPACE_BYTES);
+    this.#workspace = device.allocate(PRODUCT_WORKSPACE);
     if (choices) this.take(choices);
   }
 
@@ -157,7 +158,7 @@ export class Products {
     for (const descriptor of [...this.#descriptors, ...this.#plain.values()]) {
       this.#lt.descriptorDestroy(descriptor);
     }
-    this.#device.release(this.#workspace, WORKSPACE_BYTES);
+    this.#device.release(this.#workspace, PRODUCT_WORKSPACE);
     this.#lt.destroy();
   }
 
@@ -171,7 +172,7 @@ export class Products {
     bytes: number,
   ): Chosen {
     const align = { A: alignA, B: alignB, C: alignC, D: alignC };
-    const limits = { workspace: WORKSPACE_BYTES, align };
+    const limits = { workspace: PRODUCT_WORKSPACE, align };
     const found = this.#lt.algorithms(descriptor, { A, B, C, D: C }, limits, this.#tune ? TRIED : 1);
     const trials = found.map(chosenOf);
     const [first] = trials;
@@ -255,7 +256,7 @@ export class Products {
     }
     for (const [key, { algorithm, workspace }] of Object.entries(products)) {
       const bytes = Buffer.from(algorithm, 'hex');
-      if (bytes.length !== ALGORITHM_BYTES || !(workspace >= 0 && workspace <= WORKSPACE_BYTES)) {
+      if (bytes.length !== ALGORITHM_BYTES || !(workspace >= 0 && workspace <= PRODUCT_WORKSPACE)) {
         throw new Failure({ what, why: `is damaged at ${key}` });
       }
       this.#choices.set(key, chosenOf({ bytes, workspace, waves: 0 }));
