@@ -19,7 +19,10 @@ interface Way {
   readonly total: number;
 }
 
-/** The text of the page or record. CLIP is DFN5B's text tower, the autoencoder SDXL's with the model's channels. */
+/**
+ * The text of the page or record. CLIP is DFN5B's text tower, the autoencoder SDXL's with the model's
+ * channels.
+ */
 export async function memoryText(
   values: WorkloadValues & { readonly precision: 'bf16' | 'fp32'; readonly json: boolean },
 ): Promise<string> {

@@ -96,6 +96,8 @@ export class Vae {
       this.strips = { key, strips, tiling: strips.tiling(memory) };
     }
     const { strips, tiling } = this.strips;
+    // All at once: the plan stays for the next picture.
+    if (tiling.stretches.length === 0) return checkFinite(this.run('decoder', latent, size));
     return checkFinite(strips.decode(latent, tiling));
   }
 

@@ -1,5 +1,5 @@
-// What `info --memory` counts is what a GPU gives: a small model with its text tower and autoencoder, drawn on
-// the stand-in GPU.
+// What `info --memory` counts is what a GPU gives: a small model with its text tower and autoencoder, drawn
+// on the stand-in GPU.
 import { expect, test } from 'bun:test';
 import { resolveRecipe } from '../../src/recipe/resolve.ts';
 import { plannedMemory, samplingMemory } from '../../src/sample/memory.ts';

@@ -1,5 +1,5 @@
-// `microdiff verify --device cuda` on the goldens of the autoencoder and of CLIP's text tower, by the stand-ins:
-// what passes, and what it says of the way that convolutions go.
+// `microdiff verify --device cuda` on the goldens of the autoencoder and of CLIP's text tower, by the
+// stand-ins: what passes, and what it says of the way that convolutions go.
 import { afterAll, beforeAll, expect, test } from 'bun:test';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -31,7 +31,7 @@ function verify(part: string, flags: readonly string[], env: Record<string, stri
   const surroundings = { MICRODIFF_CUDA_PATH: FOLDER, MICRODIFF_GPU_CODE: code, ...env };
   const child = Bun.spawnSync(command, { env: { ...process.env, ...surroundings }, stdin: 'ignore' });
   const { device, groups, passed } = JSON.parse(child.stdout.toString());
-  const said = child.stderr.toString().match(/^.*convolutions.*$/gm) ?? [];
+  const said: readonly string[] = child.stderr.toString().match(/^.*convolutions.*$/gm) ?? [];
   return { code: child.exitCode, device, groups: groups.length, passed, said };
 }
 
