@@ -1,14 +1,17 @@
 // The readers that are fuzzed: a name, sound inputs, what is done with a changed one. A new reader of files
-// that
-// others wrote gets a row here.
+// that others wrote gets a row here.
 
-import { readFileSync } from 'node:fs';
-import { brotliCompressSync, gzipSync } from 'node:zlib';
+import { readdirSync, readFileSync } from 'node:fs';
+import { brotliCompressSync, crc32, gzipSync } from 'node:zlib';
+import { decodeImage } from '../../src/io/image/decode.ts';
 import { encodingOf } from '../../src/io/mds/encodings.ts';
 import { MdsIndex, type MdsShardInfo } from '../../src/io/mds/index.ts';
 import { unpackShard } from '../../src/io/mds/open.ts';
 import { MdsShard } from '../../src/io/mds/shard.ts';
 import { Failure } from '../../src/io/failure.ts';
+import { tarEntries } from '../../src/io/tar_read.ts';
+import { TAR_END, tarEntry } from '../../src/io/tar.ts';
+import { webSamples } from '../../src/data/webdataset.ts';
 import { entryOf, shardOf, TWO, twoSamples } from '../null/mds-case.ts';
 import type { FuzzTarget, Random } from './fuzz.ts';
 
@@ -90,6 +93,63 @@ const packed: Readonly<Record<string, (bytes: Uint8Array) => Uint8Array>> = {
   br: (bytes) => brotliCompressSync(bytes),
 };
 
+const PICTURES = 'test/goldens/images-kinds';
+const pictures = readdirSync(PICTURES).filter(
+  (file) => !file.startsWith('expected.') && file !== 'manifest.json',
+);
+const PICTURE_LIMITS = { bytes: 2 ** 20, pixels: 2 ** 20 };
+
+/** A PNG with the checksums that its chunks should have; other files as they are. */
+function withSums(bytes: Uint8Array): Uint8Array {
+  const file = Buffer.from(bytes);
+  if (file.toString('latin1', 1, 4) !== 'PNG') return bytes;
+  for (let at = 8; at + 12 <= file.length; ) {
+    const end = at + 8 + file.readUInt32BE(at);
+    if (end + 4 > file.length) break;
+    file.writeUInt32BE(crc32(file.subarray(at + 4, end)), end);
+    at = end + 4;
+  }
+  return file;
+}
+
+/** A pax header before a file, the file, another of the same key. */
+const archive = () => {
+  const attributes = tarEntry('pax', Buffer.from('23 path=folder/one.jpg\n'));
+  attributes[156] = 0x78;
+  attributes.set(Buffer.from(sumOf(attributes)), 148);
+  const files = ['x', 'folder/one.txt', 'two.seg.png'].map((name, i) =>
+    tarEntry(name, new Uint8Array(300 * i)),
+  );
+  return new Uint8Array(Buffer.concat([attributes, ...files, TAR_END]));
+};
+
+function sumOf(entry: Uint8Array): string {
+  const sum = entry.subarray(0, 512).reduce((s, b, i) => s + (i >= 148 && i < 156 ? 32 : b), 0);
+  return `${sum.toString(8).padStart(6, '0')}\0 `;
+}
+
+/** Sums made right again, so that most changes are not caught by them. */
+function mended(bytes: Uint8Array): Uint8Array {
+  for (let at = 0; at + 512 <= bytes.length; at += 512) {
+    const block = bytes.subarray(at, at + 512);
+    if (String.fromCharCode(...block.subarray(257, 262)) === 'ustar')
+      block.set(Buffer.from(sumOf(block)), 148);
+  }
+  return bytes;
+}
+
+async function* inPieces(bytes: Uint8Array, random: Random): AsyncGenerator<Uint8Array> {
+  for (let at = 0, end = 0; at < bytes.length; at = end) {
+    end = at + 1 + random(1000);
+    yield bytes.subarray(at, end);
+  }
+}
+
+async function readSamples(bytes: Uint8Array, random: Random): Promise<void> {
+  const entries = tarEntries(inPieces(bytes, random), 'x.tar', { maxBytes: 2 ** 20 });
+  for await (const _ of webSamples(entries));
+}
+
 /** The whole table. */
 export const TARGETS: readonly FuzzTarget[] = [
   {
@@ -130,4 +190,18 @@ export const TARGETS: readonly FuzzTarget[] = [
     make: (i: number) => compress(SHARDS[i]!.bytes()),
     call: (bytes: Uint8Array) => unpackShard(bytes, { ...SHARDS[0]!.info(), compression: kind }, 'shard'),
   })),
+  {
+    name: 'picture',
+    variants: pictures.length,
+    make: (i) => new Uint8Array(readFileSync(`${PICTURES}/${pictures[i]}`)),
+    call: (bytes) => decodeImage(withSums(bytes), 'x', { exif: true, limits: PICTURE_LIMITS }),
+    words: ['IHDR', 'PLTE', 'tRNS', 'IDAT', 'eXIf', 'VP8X', 'VP8L', 'ANMF', 'ALPH', 'GIF87a', 'Exif'],
+  },
+  { name: 'tar', variants: 1, make: archive, call: (bytes, random) => readSamples(mended(bytes), random) },
+  {
+    name: 'tar, packed',
+    variants: 2,
+    make: (i) => (i === 0 ? gzipSync(archive()) : Bun.zstdCompressSync(archive())),
+    call: readSamples,
+  },
 ];

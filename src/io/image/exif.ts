@@ -2,7 +2,6 @@
 import type { Rgb } from './rgb.ts';
 
 const ORIENTATION = 0x0112;
-const SHORT = 3;
 const MAX_ENTRIES = 1000;
 
 /**
@@ -21,11 +20,18 @@ export function orientationOf(exif: Uint8Array): number {
   if (start + 2 > view.byteLength) return 1;
   const entries = Math.min(view.getUint16(start, little), MAX_ENTRIES);
   for (let at = start + 2; at < start + 2 + 12 * entries && at + 12 <= view.byteLength; at += 12) {
-    if (view.getUint16(at, little) !== ORIENTATION || view.getUint16(at + 2, little) !== SHORT) continue;
-    const value = view.getUint16(at + 8, little);
+    if (view.getUint16(at, little) !== ORIENTATION) continue;
+    const value = valueAt(view, at, little);
     return value >= 1 && value <= 8 ? value : 1;
   }
   return 1;
+}
+
+/** The value of an entry, which has two bytes as a rule; some writers take four. */
+function valueAt(view: DataView, entry: number, little: boolean): number {
+  const type = view.getUint16(entry + 2, little);
+  if (type === 3) return view.getUint16(entry + 8, little);
+  return type === 4 ? view.getUint32(entry + 8, little) : 1;
 }
 
 /** The picture as its orientation means it: mirrored, turned or both. */

@@ -99,7 +99,10 @@ function partsOf(png: Uint8Array, name: string, limits: Limits): Parts {
     }
     const length = file.readUInt32BE(at);
     const type = file.toString('latin1', at + 4, at + 8);
-    if (data.length > 0 && type !== 'IDAT') break;
+    if (data.length > 0 && type !== 'IDAT') {
+      orientation = exifAfter(file, at) ?? orientation;
+      break;
+    }
     const end = at + 8 + length;
     if (end + 4 > file.length) throw damaged(`the file is cut off in its ${type} chunk`);
     if (crc32(file.subarray(at + 4, end)) !== file.readUInt32BE(end)) {
@@ -115,6 +118,19 @@ function partsOf(png: Uint8Array, name: string, limits: Limits): Parts {
     at = end + 4;
   }
   return { header: header!, palette, data, orientation };
+}
+
+/** Orientation of an eXIf chunk behind the pixels, from `at` on; null without one that is whole. */
+function exifAfter(file: Buffer, at: number): number | null {
+  for (let place = at; place + 12 <= file.length; ) {
+    const end = place + 8 + file.readUInt32BE(place);
+    if (end > file.length) return null;
+    if (file.toString('latin1', place + 4, place + 8) === 'eXIf') {
+      return orientationOf(file.subarray(place + 8, end));
+    }
+    place = end + 4;
+  }
+  return null;
 }
 
 function headerOf(body: Buffer, name: string, limits: Limits): Header {
