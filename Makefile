@@ -49,7 +49,7 @@ help: ## this page
 build: dist/microdiff ## the kernels and the one executable, dist/microdiff
 
 test: $(TESTED) ## every test that this machine can run, and what was skipped
-	$(BUN) test/run.ts null cpu sim gpu
+	$(BUN) test/run.ts null cpu sim browser gpu
 
 test-sim: $(TESTED) ## the CUDA path without a GPU, against stand-ins
 	$(BUN) test/run.ts sim

@@ -7,6 +7,7 @@
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { basename, join } from 'node:path';
+import { CHROMIUM } from './browser/page.ts';
 
 interface Counts {
   passed: number;
@@ -21,6 +22,7 @@ const MISSING: Record<string, () => string | null> = {
   sim: () => (existsSync('test/sim') ? null : 'it comes with the CUDA path'),
   gpu: () =>
     existsSync('/dev/nvidiactl') ? (existsSync('test/gpu') ? null : 'none yet') : 'no NVIDIA GPU here',
+  browser: () => (CHROMIUM ? null : 'no Chromium here'),
   alone: () => null, // the executable: .ci/run builds it first
 };
 

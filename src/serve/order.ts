@@ -159,8 +159,7 @@ function shown(value: unknown): string {
   return words.length > 80 ? `${words.slice(0, 77)}...` : words;
 }
 
-/** Any seed, with equal chances: 0 .. 2^53 - 1. */
+/** A seed that can still be read out and typed: 0 .. 2^32 - 1. */
 function drawSeed(): number {
-  const [high, low] = crypto.getRandomValues(new Uint32Array(2));
-  return (high! % 2 ** 21) * 2 ** 32 + low!;
+  return crypto.getRandomValues(new Uint32Array(1))[0]!;
 }

@@ -90,6 +90,37 @@ describe('alone', () => {
     expect(JSON.parse(out)).toMatchObject({ prompt: words, file: 'apple.png', seed: 0 });
   });
 
+  test.skipIf(!existsSync('weights'))(
+    'serves the page and pictures, by an engine that it starts',
+    async () => {
+      const child = Bun.spawn([program, 'serve', '--port', '0'], {
+        cwd: folder,
+        env: {},
+        stdin: 'ignore',
+        stdout: 'pipe',
+        stderr: 'pipe',
+      });
+      const { value } = await child.stdout.getReader().read();
+      const url = new TextDecoder().decode(value).trim();
+      for (const [path, words] of [
+        ['', '<title>microdiff</title>'],
+        ['page.js', 'image_generation.completed'],
+        ['page.css', '--accent'],
+      ] as const) {
+        expect(await (await fetch(`${url}${path}`)).text()).toContain(words);
+      }
+      const response = await fetch(`${url}v1/images/generations`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify({ prompt: 'a red apple, fluent 3d style', seed: 0, steps: 4 }),
+      });
+      const { data } = (await response.json()) as { data: { b64_json: string }[] };
+      expect(Buffer.from(data[0]!.b64_json, 'base64')).toEqual(readFileSync(join(folder, 'apple.png')));
+      child.kill();
+      expect(await child.exited).toBe(143);
+    },
+  );
+
   test('leaves nothing else behind where it is started', () => {
     const made = ['apple.png', 'metrics.jsonl', 'microdiff', 'other', 'plot.png', 'run'];
     expect(readdirSync(folder).sort()).toEqual(made);

@@ -39,13 +39,14 @@ async function* eventsOf(response) {
 
 // What the engine is ---------------------------------------------------------------------------------
 
-let known = false;
+/** What the server told of its model; null before. */
+let known = null;
 
 /** Fills the settings with what the model's recipe says; once. */
 async function learn() {
   const response = await fetch('/v1/models', { headers: headers() });
   if (!response.ok) throw await refusalOf(response);
-  const [{ id, microdiff }] = (await response.json()).data;
+  const [{ microdiff }] = (await response.json()).data;
   const { side, max_scale, defaults, samplers, limits } = microdiff;
   at('n').max = limits.n;
   at('steps').max = limits.steps;
@@ -57,8 +58,7 @@ async function learn() {
   const sizes = scales.map((scale) => `${scale * side}x${scale * side}`);
   at('size').replaceChildren(...sizes.map((size) => new Option(size.replace('x', ' × '), size)));
   at('size').value = sizes[scales.findIndex((scale) => scale * side >= 256)] ?? sizes[0];
-  known = true;
-  return id;
+  known = microdiff;
 }
 
 /** The line on top: what draws, and how busy it is. */
@@ -97,7 +97,7 @@ function newCard(order) {
   how.className = 'how';
   caption.append(words, how);
   card.append(frame, bar, caption);
-  return { card, frame, waiting, bar, caption, how, image: null, finished: false };
+  return { card, frame, waiting, bar, caption, how, image: null, link: null, finished: false };
 }
 
 /** Shows a picture that came as text; the one before is let go. */
@@ -128,6 +128,7 @@ function finish(view, event, order) {
   const words = order.prompt.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? ['picture'];
   link.download = `${words.join('-').slice(0, 60)}-${event.seed}.png`;
   link.textContent = 'Download PNG';
+  view.link = link;
   view.caption.append(link);
 }
 
@@ -156,14 +157,16 @@ function hear(view, event, order) {
 
 // Orders ---------------------------------------------------------------------------------------------
 
+/** The order that the form asks for; what was emptied is as the model's recipe says. */
 function orderOfForm() {
   const seed = at('seed').value.trim();
   const negative = at('negative').value.trim();
+  const number = (id, otherwise) => (at(id).value === '' ? otherwise : Number(at(id).value));
   return {
     prompt: at('prompt').value.trim(),
-    n: Number(at('n').value),
-    steps: Number(at('steps').value),
-    cfg_scale: Number(at('cfg').value),
+    n: number('n', 1),
+    steps: number('steps', known.defaults.steps),
+    cfg_scale: number('cfg', known.defaults.cfg_scale),
     sampler: at('sampler').value,
     size: at('size').value,
     stream: true,
@@ -184,6 +187,12 @@ function setDrawing(stop) {
   at('stop').hidden = stop === null;
 }
 
+/** How it ended, for those who do not see it. */
+function announce(views) {
+  const drawn = views.filter((view) => view.link).length;
+  at('said').textContent = `${drawn} of ${views.length} pictures drawn`;
+}
+
 async function draw() {
   const stop = new AbortController();
   setDrawing(stop);
@@ -202,7 +211,9 @@ async function draw() {
     views = Array.from({ length: order.n }, () => newCard(order));
     at('empty').hidden = true;
     at('pictures').prepend(...views.map((view) => view.card));
+    void look();
     for await (const event of eventsOf(response)) hear(views[event.index], event, order);
+    announce(views);
     if (views.some((view) => !view.finished)) throw new Error('the server broke off');
   } catch (error) {
     const why = stop.signal.aborted ? 'stopped' : error.message;
@@ -223,6 +234,14 @@ at('prompt').addEventListener('keydown', (event) => {
   event.preventDefault();
   form.requestSubmit();
 });
+// What is wrong with a setting shows only where the settings do.
+form.addEventListener(
+  'invalid',
+  () => {
+    at('settings').open = true;
+  },
+  true,
+);
 at('stop').addEventListener('click', () => drawing?.abort());
 document.addEventListener('keydown', (event) => {
   if (event.key === 'Escape') drawing?.abort();
