@@ -13,6 +13,9 @@ export const FLAGS = {
     hint: 'FILE',
   }),
   column: flag(text(undefined, 'Prompts are this column of a CSV or Parquet file'), { hint: 'NAME' }),
+  data: flag(text(undefined, 'Pictures with captions, or shards of latents (default: held-out emoji)'), {
+    hint: 'FOLDER',
+  }),
   clip: flag(text(undefined, 'Text tower of published weights'), { hint: 'FILE|NAME' }),
   vae: flag(text(undefined, 'Autoencoder of published weights'), { hint: 'FILE|NAME' }),
   output: flag(text(undefined, 'Folder of the pictures that a model draws, or file of the statistics'), {
@@ -28,11 +31,7 @@ export const FLAGS = {
   kid: flag(bool(false, 'Also the kernel distance (KID)')),
   pr: flag(bool(false, 'Also precision and recall')),
   count: flag(
-    int(
-      undefined,
-      { min: 1, max: 10_000_000 },
-      'Pairs (fidelity, default 100) or prompts that are asked for',
-    ),
+    int(undefined, { min: 1, max: 10_000_000 }, 'Pairs (fidelity: 100), prompts or images that are taken'),
   ),
   steps: flag(
     int(undefined, { min: 1, max: 10_000 }, 'Steps of the sampler (fidelity: 12, else as the recipe says)'),
@@ -58,6 +57,7 @@ const MEASURES: Readonly<Record<string, { readonly flags: readonly string[]; rea
     flags: [...DRAWING.slice(1), 'prompts', 'column', 'clip', 'vae', 'output', 'weights', 'kid', 'pr'],
     sets: 'A B',
   },
+  loss: { flags: ['model', 'data', 'count', 'cpu-bf16'], sets: '' },
   stats: { flags: ['output', 'weights'], sets: 'A...' },
 };
 const OF_ALL = ['seed', 'batch-size', 'json', ...Object.keys(DEVICE_FLAGS)];

@@ -6,6 +6,7 @@ import { Failure } from '../io/failure.ts';
 import { decodeImage, readImage } from '../io/image/decode.ts';
 import type { Rgb } from '../io/image/rgb.ts';
 import { INDEX_NAME } from '../io/mds/index.ts';
+import { rgbOfPixels } from '../io/mds/pixels.ts';
 import { MdsSet } from '../io/mds/set.ts';
 import type { MdsPixels, MdsValue } from '../io/mds/values.ts';
 import { osFailure } from '../io/oserror.ts';
@@ -140,17 +141,7 @@ async function pictureOf(value: MdsValue, name: string): Promise<Rgb> {
   if (kind === 'image' || value instanceof Uint8Array) {
     return decodeImage((value as { bytes: Uint8Array }).bytes ?? value, name);
   }
-  if (kind === 'pixels') return fromPillow(value as MdsPixels, name);
-  throw new Failure({ what: name, why: 'is no picture' });
-}
-
-/** Pixels of Pillow in the modes that training data has. */
-function fromPillow({ width, height, mode, bytes }: MdsPixels, name: string): Rgb {
-  const step = { RGB: 3, RGBA: 4, L: 1 }[mode];
-  if (step === undefined) throw new Failure({ what: name, why: `is in Pillow's mode ${mode}` });
-  const data = new Uint8Array(width * height * 3);
-  for (let i = 0; i < data.length; i++) {
-    data[i] = bytes[Math.floor(i / 3) * step + (step === 1 ? 0 : i % 3)]!;
-  }
-  return { width, height, data };
+  const rgb = kind === 'pixels' ? rgbOfPixels(value as MdsPixels) : null;
+  if (rgb) return rgb;
+  throw new Failure({ what: name, why: 'is no picture in RGB, gray or the like' });
 }

@@ -1,0 +1,104 @@
+// eval loss: EDM's loss by noise level on data that a model was not trained on.
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Backend } from '../backend/backend.ts';
+import { embeddedEmoji } from '../data/emoji/embedded.ts';
+import { heldOutBeside } from '../data/emoji/subset.ts';
+import { readFolder } from '../data/folder.ts';
+import { emojiSource, folderSource } from '../data/source.ts';
+import { trainedPairs } from '../eval/fidelity.ts';
+import { evalLoss, type LossData, type LossResult } from '../eval/loss.ts';
+import { latentData, sourceData } from '../eval/loss-data.ts';
+import { Failure } from '../io/failure.ts';
+import { encodeRecord } from '../io/jsonl.ts';
+import { INDEX_NAME } from '../io/mds/index.ts';
+import { MdsSet } from '../io/mds/set.ts';
+import { openTensors } from '../io/open-tensors.ts';
+import type { TensorFile } from '../io/tensor-file.ts';
+import type { Recipe } from '../recipe/schema.ts';
+import { findModel } from '../sample/find-model.ts';
+import { hasRecipe, loadModel, type Model } from '../sample/model-file.ts';
+import { declareNetwork } from '../sample/network.ts';
+import { publishedRecipe } from '../sample/published.ts';
+import { allocWeights, freeWeights, loadWeights } from '../sample/weights.ts';
+import { openDevice } from './device.ts';
+import type { EvalCall } from './eval-flags.ts';
+import { usage } from './flags.ts';
+import { stdout } from './stdout.ts';
+
+/** Noise levels, at equal shares of those of training. */
+const LEVELS = 10;
+
+export async function evalLossCommand({ values, log, progress }: EvalCall): Promise<number> {
+  const begin = performance.now();
+  const found = findModel(values.model);
+  using file = openTensors(found.path);
+  const backend = await openDevice(values, log);
+  const model = loadNetwork(backend, file, found.name);
+  const shards = values.data !== undefined && existsSync(join(values.data, INDEX_NAME));
+  using set = shards ? MdsSet.open(values.data!) : null;
+  const data = set
+    ? latentData(set, model.recipe.model, values.data!)
+    : await picturesFor(model, values.data, (text) => log.warn(text));
+  if ((data.captions === 'words') !== (model.network.words !== null)) {
+    const why = data.captions === 'words' ? 'holds pictures, the model works on latents' : 'holds latents';
+    throw new Failure({ what: data.name, why, fix: 'Give data of the kind that the model was trained on' });
+  }
+  const { count, seed } = values;
+  const result = evalLoss(backend, model, data, {
+    ...{ count, seed, levels: LEVELS, batchSize: values['batch-size'] },
+    onImages(done, total) {
+      progress.update({ unit: 'image', done, total, rate: done / ((performance.now() - begin) / 1000) });
+    },
+  });
+  progress.finish();
+  freeWeights(model.weights);
+  const seconds = Number(((performance.now() - begin) / 1000).toFixed(2));
+  const about = { model: model.name, step: model.step, data: data.name, seed };
+  if (values.json) stdout.line(encodeRecord({ ...result, ...about, seconds, device: backend.name }));
+  else stdout.write(page(result, data));
+  return 0;
+}
+
+type LossModel = Pick<Model, 'name' | 'network' | 'weights' | 'recipe' | 'step'>;
+
+/** A model of ours, or published weights without the parts that drawing needs. */
+function loadNetwork(backend: Backend, file: TensorFile, name: string): LossModel {
+  if (hasRecipe(file)) return loadModel(backend, file, name);
+  const recipe: Recipe = publishedRecipe(file);
+  const network = declareNetwork(recipe.model, null);
+  const weights = allocWeights(backend, network.parameters);
+  try {
+    loadWeights(backend, weights, network.parameters, file, file.prefix);
+  } catch (error) {
+    freeWeights(weights);
+    throw error;
+  }
+  return { name, network, weights, recipe, step: null };
+}
+
+/** A folder of pictures with captions, or the emoji that were held out when the model was trained. */
+async function picturesFor(
+  { recipe }: LossModel,
+  folder: string | undefined,
+  warn: (text: string) => void,
+): Promise<LossData> {
+  const { image, text } = recipe;
+  const shape = { size: image.size, length: text.length, rows: text.vocab_buckets };
+  if (folder !== undefined) {
+    return sourceData(folderSource(await readFolder(folder, image.size, warn), shape), shape, folder);
+  }
+  const trained = recipe.data.source.some(({ name, weight }) => name === 'emoji' && (weight ?? 1) > 0);
+  if (!trained) throw usage('eval loss', 'there is no data', 'Write --data FOLDER');
+  const set = await embeddedEmoji();
+  const unseen = heldOutBeside(set, trainedPairs(set, recipe));
+  return sourceData(emojiSource(set, unseen, shape), shape, 'held-out emoji');
+}
+
+function page({ levels, count, ...all }: LossResult, data: LossData): string {
+  const row = (name: string, { loss, ci95 }: typeof all) =>
+    `${name.padEnd(12)}${loss.toFixed(4).padStart(8)}   ${ci95[0].toFixed(4)} to ${ci95[1].toFixed(4)}\n`;
+  const rows = levels.map((level) => row(`sigma ${level.sigma.toPrecision(3)}`, level));
+  const head = `${count} images of ${data.name}; loss, and the interval of 95 % (normal approximation)\n`;
+  return `${head}${rows.join('')}${row('all', all)}`;
+}
