@@ -19,9 +19,17 @@ const REMEMBERED = 65_536;
 /**
  * Texts are in lower case, but for the long s, which counts as an s. Marks that combine (\p{M}) are no
  * letters.
+ * U+0345 is nothing at all and left out: a mark whose capital is a letter, which by Python's rules of
+ * matching
+ * without case fits neither what is a letter nor what is none.
  */
-const WORDS =
-  /<[sſ]tart_of_text>|<end_of_text>|'[sſ]|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\p{White_Space}\p{L}\p{N}]+/gu;
+const WORDS = new RegExp(
+  [
+    ...['<[sſ]tart_of_text>', '<end_of_text>', "'[sſ]", "'t", "'re", "'ve", "'m", "'ll", "'d"],
+    ...['\\p{L}+', '\\p{N}', '[^\\p{White_Space}\\p{L}\\p{N}\\u0345]+'],
+  ].join('|'),
+  'gu',
+);
 
 /** Bytes in the order of the vocabulary: those that are visible in Latin-1, then the others. */
 const BYTE_ORDER: readonly number[] = (() => {

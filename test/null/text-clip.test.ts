@@ -50,6 +50,13 @@ describe('goldens', () => {
     }
   });
 
+  test('a mark whose capital is a letter is left out, and parts what is around it', () => {
+    const ids = (text: string) => idsOf(text).slice(1, -1);
+    expect(ids('\u0345')).toEqual([]);
+    expect(ids('!\u0345!')).toEqual(ids('! !'));
+    expect(ids('ab\u0345c')).toEqual(ids('ab c'));
+  });
+
   test('a wrong merge is noticed', () => {
     const text = new TextDecoder().decode(
       Bun.gunzipSync(readFileSync(new URL('../../weights/clip/merges.txt.gz', import.meta.url))),
