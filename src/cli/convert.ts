@@ -1,12 +1,16 @@
 // Command: a checkpoint of torch.save, or a .safetensors file, to a .safetensors file.
 
-import { convertTensors } from '../io/convert.ts';
+import { type Converted, convertTensors } from '../io/convert.ts';
 import { openTensors } from '../io/open-tensors.ts';
 import { choice, text } from '../recipe/field.ts';
 import { command } from './command.ts';
 import { flag, usage } from './flags.ts';
+import { watchSignals } from './interrupt.ts';
 
 const FORMATS = { f32: 'F32', bf16: 'BF16', f16: 'F16' } as const;
+
+/** Stands for the result where a signal came first. */
+const STOPPED: Converted = { tensors: 0, bytes: 0, left: [] };
 
 /** Names that are listed where tensors are left out. */
 const SHOWN = 3;
@@ -38,15 +42,24 @@ export const convert = command({
       'the transformer of a run, half the size',
     ],
   ],
-  run({ args, values, log }) {
+  async run({ args, values, log }) {
     const [from = '', to = ''] = args;
     if (!to.toLowerCase().endsWith('.safetensors')) {
-      throw usage(to, 'convert writes safetensors only', `Name it ${to.replace(/\.\w+$/, '')}.safetensors`);
+      const better = to.endsWith('/') ? `${to}model` : to.replace(/\.\w+$/, '');
+      throw usage(to, 'convert writes safetensors only', `Name it ${better}.safetensors`);
     }
     const { take, dtype } = values;
     using file = openTensors(from, take === undefined ? {} : { take });
     const prefix = values.prefix ?? file.prefix;
-    const done = convertTensors(file, to, { prefix, ...(dtype ? { dtype: FORMATS[dtype] } : {}) });
+    const steps = convertTensors(file, to, { prefix, ...(dtype ? { dtype: FORMATS[dtype] } : {}) });
+    const interrupt = watchSignals(log, `stopping; ${to} is not written`);
+    let step = steps.next();
+    while (!step.done) {
+      await new Promise((resolve) => setImmediate(resolve));
+      step = interrupt.stopRequested ? steps.return(STOPPED) : steps.next();
+    }
+    const done = step.value;
+    if (interrupt.exitCode !== undefined) return interrupt.exitCode;
     if (prefix !== '') log.info(`${from}: took the tensors named ${prefix}* and cut that off`);
     if (done.left.length > 0) {
       const more = done.left.length > SHOWN ? `, and ${done.left.length - SHOWN} more` : '';

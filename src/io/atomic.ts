@@ -24,6 +24,9 @@ import { osCode, osFailure } from './oserror.ts';
 /** A temporary older than this is nobody's any more, even if its number is that of a living process. */
 const STALE_MS = 3_600_000;
 
+/** Ends the name of a folder that is being replaced; nobody's own files are called so. */
+const ASIDE = '.replaced-by-microdiff';
+
 /** The temporaries that this process is writing just now. */
 const inProgress = new Set<string>();
 
@@ -43,22 +46,36 @@ export interface Sink {
  * and leaves the old file as it was.
  */
 export function writeFileAtomically(path: string, write: (sink: Sink) => void): void {
+  const whole = (sink: Sink) => {
+    write(sink);
+    return [];
+  };
+  for (const _ of writeFileInSteps(path, whole));
+}
+
+/**
+ * The same in steps, between which the caller may look up; who leaves them unfinished leaves nothing
+ * behind.
+ */
+export function* writeFileInSteps(path: string, write: (sink: Sink) => Iterable<void>): Generator<void> {
   const temporary = partName(path);
   let fd: number | undefined;
+  let there = false;
   try {
     fd = openSync(temporary, 'wx', 0o666);
-    write(new FileSink(fd));
+    yield* write(new FileSink(fd));
     fsyncSync(fd);
     const done = fd;
     fd = undefined;
     closeSync(done);
     renameSync(temporary, path);
+    there = true;
     syncFolder(dirname(path));
   } catch (error) {
-    if (fd !== undefined) closeSync(fd);
-    discard(temporary);
     throw osFailure(error, path, 'write');
   } finally {
+    if (fd !== undefined) closeSync(fd);
+    if (!there) discard(temporary);
     inProgress.delete(temporary);
   }
 }
@@ -76,7 +93,7 @@ export function writeWholeFile(path: string, content: ArrayBufferView | string):
  */
 export function writeFolderAtomically(path: string, fill: (folder: string) => void): void {
   const temporary = partName(path);
-  const old = join(dirname(path), `.${basename(path)}.old`);
+  const old = join(dirname(path), `.${basename(path)}${ASIDE}`);
   try {
     makeFolder(dirname(path));
     mkdirSync(temporary);
@@ -127,12 +144,12 @@ export function cleanLeftovers(folder: string): string[] {
   try {
     for (const name of readdirSync(folder)) {
       const part = /^\..+\.(\d+)-[0-9a-z]+\.part$/.exec(name);
-      const old = /^\.(.+)\.old$/.exec(name);
+      const old = name.startsWith('.') && name.endsWith(ASIDE) ? name.slice(1, -ASIDE.length) : '';
       if (part && isAbandoned(join(folder, name), Number(part[1]))) {
         rmSync(join(folder, name), { recursive: true, force: true });
         touched.push(name);
       } else if (old) {
-        const home = join(folder, old[1]!);
+        const home = join(folder, old);
         if (existsSync(home)) rmSync(join(folder, name), { recursive: true, force: true });
         else renameSync(join(folder, name), home);
         touched.push(name);

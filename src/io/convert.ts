@@ -1,10 +1,12 @@
 // Copies a file of tensors to a .safetensors file, part by part: names cut, numbers in another format.
 
-import { requireFreeBytes } from './atomic.ts';
+import { existsSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { cleanLeftovers, requireFreeBytes } from './atomic.ts';
 import { DTYPE_BYTES, type Dtype } from './dtype.ts';
 import { Failure } from './failure.ts';
 import { UNUSABLE_NAMES } from './safetensors_header.ts';
-import { safetensorsBytes, type TensorToWrite, writeSafetensors } from './safetensors_write.ts';
+import { safetensorsBytes, safetensorsSteps, type TensorToWrite } from './safetensors_write.ts';
 import { convertPart, isFloat, type TensorFile, type TensorInfo } from './tensor-file.ts';
 
 export interface ConvertOptions {
@@ -25,10 +27,16 @@ export interface Converted {
 const TOO_LARGE = { F32: 2 ** 128 * (1 - 2 ** -25), BF16: 2 ** 128 * (1 - 2 ** -9), F16: 65520 };
 
 /**
- * Writes `path`, whole or not at all. float64 goes through float32 to the shorter formats. A finite number
+ * Writes `path`, whole or not at all, in steps between which the caller may look up; who leaves them
+ * unfinished leaves nothing behind. Leftovers of killed runs in the same folder are removed. float64 goes
+ * through float32 to the shorter formats. A finite number
  * that the format cannot hold is a Failure that names the tensor.
  */
-export function convertTensors(file: TensorFile, path: string, options: ConvertOptions = {}): Converted {
+export function* convertTensors(
+  file: TensorFile,
+  path: string,
+  options: ConvertOptions = {},
+): Generator<void, Converted> {
   const { dtype, prefix = '' } = options;
   const entries = [...file.tensors.values()];
   const taken = entries.filter(({ name }) => name.startsWith(prefix));
@@ -49,8 +57,9 @@ export function convertTensors(file: TensorFile, path: string, options: ConvertO
   const metadata = { format: 'pt', ...Object.fromEntries(file.metadata) };
   const settings = { metadata, order: 'wide-first' } as const;
   const bytes = safetensorsBytes(tensors, settings);
+  if (existsSync(dirname(path))) cleanLeftovers(dirname(path));
   requireFreeBytes(path, bytes, 'this file');
-  writeSafetensors(path, tensors, settings);
+  yield* safetensorsSteps(path, tensors, settings);
   const left = entries.map(({ name }) => name).filter((name) => !name.startsWith(prefix));
   return { tensors: tensors.length, bytes, left };
 }

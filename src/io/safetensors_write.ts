@@ -1,6 +1,6 @@
 // Writes .safetensors files, tensor by tensor, atomically: the name appears when every byte is on the disk.
 
-import { type Sink, writeFileAtomically } from './atomic.ts';
+import { type Sink, writeFileInSteps } from './atomic.ts';
 import { bytesOf, DTYPE_BYTES, type Dtype, float32ToBf16, float32ToF16, isDtype } from './dtype.ts';
 import { count } from './safetensors.ts';
 
@@ -37,14 +37,23 @@ export function writeSafetensors(
   tensors: readonly TensorToWrite[],
   options: WriteOptions = {},
 ): void {
+  for (const _ of safetensorsSteps(path, tensors, options));
+}
+
+/** The same in steps of at most one part of a tensor; who leaves them unfinished leaves nothing behind. */
+export function* safetensorsSteps(
+  path: string,
+  tensors: readonly TensorToWrite[],
+  options: WriteOptions = {},
+): Generator<void> {
   const ordered = options.order === 'wide-first' ? wideFirst(tensors) : tensors;
   const header = encodeHeader(ordered, options.metadata);
-  writeFileAtomically(path, (sink) => {
+  yield* writeFileInSteps(path, function* (sink) {
     const length = new DataView(new ArrayBuffer(8));
     length.setBigUint64(0, BigInt(header.length), true);
     sink.write(length);
     sink.write(header);
-    for (const tensor of ordered) writeTensor(sink, tensor);
+    for (const tensor of ordered) yield* writeTensor(sink, tensor);
   });
 }
 
@@ -87,11 +96,12 @@ function encodeHeader(
   return padded;
 }
 
-function writeTensor(sink: Sink, tensor: TensorToWrite): void {
+function* writeTensor(sink: Sink, tensor: TensorToWrite): Generator<void> {
   const begin = sink.bytes;
   const { data } = tensor;
   for (const part of typeof data === 'function' ? data() : [data]) {
     for (const chunk of inFileFormat(part, tensor.dtype)) sink.write(chunk);
+    yield;
   }
   const wrote = sink.bytes - begin;
   if (wrote !== sizeOf(tensor)) {

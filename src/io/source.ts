@@ -1,7 +1,7 @@
 // Where the bytes of a file come from: an open file read at positions, or memory (a file embedded in the
 // executable).
 
-import { closeSync, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
 import { basename } from 'node:path';
 import { Failure } from './failure.ts';
 import { osFailure } from './oserror.ts';
@@ -25,7 +25,8 @@ export class Source implements Disposable {
     if (path.startsWith('/$bunfs/')) return Source.ofBytes(readFileSync(path), basename(path));
     let fd: number | undefined;
     try {
-      fd = openSync(path, 'r');
+      // Not blocking: a pipe is refused at once, and not when somebody writes to it.
+      fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
       return Source.ofDescriptor(fd, path);
     } catch (error) {
       if (fd !== undefined) closeSync(fd);

@@ -114,14 +114,18 @@ describe('folders', () => {
     };
     for (const name of Object.values(names)) mkdirSync(join(folder, name));
     utimesSync(join(folder, names.stale), 1e9, 1e9);
-    mkdirSync(join(folder, '.moved.old'));
-    writeFileSync(join(folder, '.moved.old', 'file'), 'kept');
+    const aside = '.replaced-by-microdiff';
+    mkdirSync(join(folder, `.moved${aside}`));
+    writeFileSync(join(folder, `.moved${aside}`, 'file'), 'kept');
     mkdirSync(join(folder, 'there'));
-    mkdirSync(join(folder, '.there.old'));
+    mkdirSync(join(folder, `.there${aside}`));
+    writeFileSync(join(folder, '.bashrc.old'), 'somebody else has it');
     writeFileSync(join(folder, '.hidden'), '');
     cleanLeftovers(folder);
     living.kill();
-    expect(readdirSync(folder).sort()).toEqual(['.hidden', names.living, 'moved', 'there'].sort());
+    expect(readdirSync(folder).sort()).toEqual(
+      ['.bashrc.old', '.hidden', names.living, 'moved', 'there'].sort(),
+    );
     expect(readFileSync(join(folder, 'moved', 'file'), 'utf8')).toBe('kept');
   });
 

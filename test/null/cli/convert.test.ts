@@ -137,3 +137,47 @@ test('info of checkpoints', () => {
     guess: { what: 'unknown' },
   });
 });
+
+test('stopped by a signal, a conversion leaves nothing; what a killed one left is removed by the next', async () => {
+  const count = 2 ** 24;
+  const large = join(folder, 'large.pt');
+  const made = tensor({ held: count, shape: [count], strides: [1] });
+  put(large, torchZip(pickle(dict(text('w'), made)), { '0': new Float32Array(count) }));
+  mkdirSync(at('stopped'));
+  const begun = async () => {
+    const words = [process.execPath, MAIN, 'convert', large, 'stopped/x.safetensors'];
+    const child = Bun.spawn(words, { cwd: folder, stderr: 'pipe' });
+    while (readdirSync(at('stopped')).length === 0 && child.exitCode === null) await Bun.sleep(1);
+    return child;
+  };
+  const child = await begun();
+  child.kill('SIGTERM');
+  expect(await child.exited).toBe(143);
+  expect(await new Response(child.stderr).text()).toContain('stopping; stopped/x.safetensors is not written');
+  expect(readdirSync(at('stopped'))).toEqual([]);
+  const killed = await begun();
+  killed.kill('SIGKILL');
+  await killed.exited;
+  expect(readdirSync(at('stopped'))).toHaveLength(1);
+  expect(run('convert', large, 'stopped/y.safetensors').code).toBe(0);
+  expect(readdirSync(at('stopped'))).toEqual(['y.safetensors']);
+  rmSync(large);
+});
+
+test('pipes, pointers and web pages in place of a file are told as what they are', () => {
+  Bun.spawnSync(['mkfifo', at('pipe')]);
+  put(at('pointer.bin'), bytes('version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 4\n'));
+  put(at('page.safetensors'), bytes('<!DOCTYPE html><html>404</html>'));
+  for (const [name, why] of [
+    ['pipe', 'this is not a regular file'],
+    ['pointer.bin', 'a pointer of Git LFS'],
+    ['page.safetensors', 'a web page, not weights'],
+  ] as const) {
+    for (const words of [['info'], ['convert', 'no.safetensors']]) {
+      const [command = '', ...rest] = words;
+      const { code, out, err } = run(command, name, ...rest);
+      expect([code, out, err.trim().split('\n').length]).toEqual([1, '', 1]);
+      expect(err).toContain(why);
+    }
+  }
+});
