@@ -58,6 +58,18 @@ function guessMicrodit(shapeOf: ShapeOf, names: readonly string[]): Guess | null
   };
 }
 
+/**
+ * The preset that a file of MicroDiT's tensors comes nearest to, by its width, patches and blocks; null where
+ * there is none.
+ */
+export function nearestPreset(guess: Guess): string | null {
+  const same = Object.entries(presetRows).find(([, { model }]) => {
+    if (!model || model.dim !== guess.dim || model.patch_size !== guess.patch_size) return false;
+    return model.depth === guess.depth;
+  });
+  return same?.[0] ?? null;
+}
+
 /** Whether every parameter of a preset, with the sizes of the file, is there with its shape, and no other. */
 function fitsPreset(
   name: string,

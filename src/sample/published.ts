@@ -15,7 +15,7 @@ import { readVaeConfig, type VaeConfig, vaeFactor } from '../vae/config.ts';
 import { unscaleLatents } from '../vae/posterior.ts';
 import { Vae } from './autoencoder.ts';
 import { ClipEncoder } from './clip-encoder.ts';
-import { guessContent } from './guess.ts';
+import { guessContent, nearestPreset } from './guess.ts';
 import type { Model, PictureDecoder } from './model-file.ts';
 import { declareNetwork } from './network.ts';
 import { pixelsOf } from './pixels.ts';
@@ -41,31 +41,33 @@ const SAMPLE = { steps: 30, cfg_scale: 5 };
 
 /** The recipe that a bare state_dict of MicroDiT stands for; a Failure where it is no known one. */
 export function publishedRecipe(file: TensorFile): Recipe {
-  const { what, preset, ...sizes } = guessContent(file.tensors);
-  if (what !== 'MicroDiT' || typeof preset !== 'string') {
-    const why = what === 'MicroDiT' ? 'is a MicroDiT of no known preset' : `is no MicroDiT (${what})`;
-    throw new Failure({
-      what: file.path,
-      why,
-      fix: 'Use a file that microdiff train wrote, or published weights',
-    });
+  const guess = guessContent(file.tensors);
+  const fix = 'Use a file that microdiff train wrote, or published weights';
+  if (guess.what !== 'MicroDiT') {
+    throw new Failure({ what: file.path, why: `is no MicroDiT (${guess.what})`, fix });
   }
+  const preset = typeof guess.preset === 'string' ? guess.preset : nearestPreset(guess);
+  if (preset === null) throw new Failure({ what: file.path, why: 'is a MicroDiT of no known preset', fix });
+  const prefix = String(guess.prefix ?? '');
   const [in_channels, input_size, caption_channels] = [
-    sizes.in_channels,
-    sizes.input_size,
-    sizes.caption_channels,
+    guess.in_channels,
+    guess.input_size,
+    guess.caption_channels,
   ].map(Number);
-  const pos_interp_scale = interpolationOf(file, sizes.prefix ?? '');
+  const pos_interp_scale = interpolationOf(file, prefix);
   const model = { preset, in_channels, input_size, caption_channels, pos_interp_scale };
   const values = { model, text: { length: DFN5B_TEXT.context }, sample: SAMPLE };
-  return resolveRecipe({ given: { origin: file.path, values } }).recipe;
+  const { recipe } = resolveRecipe({ given: { origin: file.path, values } });
+  // Not a preset, but near one: the tensor that is missing or of another shape is worth naming.
+  if (guess.preset === null) checkWeights(declareNetwork(recipe.model, null).parameters, file, prefix);
+  return recipe;
 }
 
 /**
  * The scale of the positions, which no shape tells: that of the second patch is 1 / scale, and its first sine
  * and cosine are that angle's. Stored values may be rounded, hence the nearest quarter where one is near.
  */
-function interpolationOf(file: TensorFile, prefix: string | number | boolean | readonly number[]): number {
+function interpolationOf(file: TensorFile, prefix: string): number {
   const name = `${prefix}pos_embed`;
   const dim = file.tensors.get(name)?.shape.at(-1) ?? 0;
   const values = file.readFloat32(name);
@@ -113,12 +115,21 @@ export function loadPublished(
     using text = openTensors(parts.clip);
     const captions = ClipEncoder.load(backend, clipConfigOf(text), text);
     owned.push(() => captions.free());
+    const { caption_channels } = recipe.model;
+    if (captions.channels !== caption_channels) {
+      const why = `has states of ${captions.channels} channels, ${name} reads ${caption_channels}`;
+      throw new Failure({ what: parts.clip, why, fix: 'Use the text tower that it was trained with' });
+    }
     loaded('text tower');
     using pictures = openTensors(parts.vae);
     const vae = Vae.load(backend, vaeConfigOf(pictures), pictures);
     owned.push(() => vae.free());
     loaded('autoencoder');
-    const { latent_channels } = vae.config;
+    const { latent_channels, out_channels } = vae.config;
+    if (out_channels !== 3) {
+      const why = `makes pictures of ${out_channels} channels; only RGB can be drawn`;
+      throw new Failure({ what: parts.vae, why, fix: 'Use the autoencoder that it was trained with' });
+    }
     if (latent_channels !== recipe.model.in_channels) {
       const why = `has latents of ${latent_channels} channels, ${name} works on ${recipe.model.in_channels}`;
       throw new Failure({ what: parts.vae, why, fix: 'Use the autoencoder that it was trained with' });
@@ -147,10 +158,22 @@ export function latentDecoder(vae: Vae, recipe: Recipe): PictureDecoder {
       const count = C * area;
       const latent = Float64Array.from({ length: count }, (_, i) => latents[n * count + i]!);
       if (!latent.every(Number.isFinite)) return null;
-      const planes = vae.decode(unscaleLatents(vae.config, latent, area), size, DECODER_BYTES);
-      return pixelsOf(planes, 0, size.width * this.factor, size.height * this.factor);
+      const planes = finiteOrNull(() =>
+        vae.decode(unscaleLatents(vae.config, latent, area), size, DECODER_BYTES),
+      );
+      return planes && pixelsOf(planes, 0, size.width * this.factor, size.height * this.factor);
     },
   };
+}
+
+/** A picture that is not finite is told of in its place; what comes after it is drawn. */
+function finiteOrNull<T>(decode: () => T): T | null {
+  try {
+    return decode();
+  } catch (error) {
+    if (error instanceof Failure && error.code === EXIT.nonFinite) return null;
+    throw error;
+  }
 }
 
 /** FILE.config.json (without FILE's own ending), else one of the given names in FILE's folder. */

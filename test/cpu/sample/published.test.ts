@@ -1,7 +1,7 @@
 // Published weights by the command: a bare transformer with a text tower and an autoencoder in files of their
 // own, all small and made up; and what it says when a part is missing or of another model.
 import { afterAll, beforeAll, expect, test } from 'bun:test';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { readPngText } from '../../../src/io/png.ts';
@@ -23,11 +23,16 @@ afterAll(() => rmSync(folder, { recursive: true }));
 const at = (name: string) => join(folder, name);
 
 /** Writes made-up values; vectors lie around 1. */
-function write(name: string, list: readonly Parameter[], shapeOf = (p: Parameter) => p.shape): void {
+function write(
+  name: string,
+  list: readonly Parameter[],
+  shapeOf = (p: Parameter) => p.shape,
+  broken = false,
+): void {
   const tensors = list.map((p) => {
-    const values = randomValues(p.count, p.index + 1).map((v) =>
-      p.shape.length > 1 ? 0.2 * v : 1 + 0.1 * v,
-    );
+    const values = broken
+      ? new Float64Array(p.count).fill(Number.NaN)
+      : randomValues(p.count, p.index + 1).map((v) => (p.shape.length > 1 ? 0.2 * v : 1 + 0.1 * v));
     return { name: p.name, dtype: 'F32' as const, shape: shapeOf(p), data: Float32Array.from(values) };
   });
   writeSafetensors(at(name), tensors);
@@ -37,7 +42,10 @@ beforeAll(() => {
   const sizes = { in_channels: 4, input_size: 8, caption_channels: 8 };
   const values = { model: { preset: 'nano', ...sizes } };
   const { recipe } = resolveRecipe({ given: { origin: 'test', values } });
-  write('dit.safetensors', declareNetwork(recipe.model, null).parameters.list);
+  const { list } = declareNetwork(recipe.model, null).parameters;
+  write('dit.safetensors', list);
+  write('short.safetensors', list.slice(0, -1));
+  write('other.safetensors', list, (p) => (p === list[5] ? [...p.shape, 1] : p.shape));
 
   const clip = {
     embed_dim: 8,
@@ -48,17 +56,26 @@ beforeAll(() => {
   declareClipText(parameters, clipTextConfig(clip, 'test'), false);
   write('clip.safetensors', parameters.list);
 
-  for (const [name, latent_channels] of [
-    ['vae', 4],
-    ['vae16', 16],
+  const wide = { ...clip, text_cfg: { ...clip.text_cfg, width: 16 } };
+  writeFileSync(at('wide.config.json'), JSON.stringify(wide));
+  const wider = new Parameters();
+  declareClipText(wider, clipTextConfig(wide, 'test'), false);
+  write('wide.safetensors', wider.list);
+
+  for (const [name, latent_channels, out_channels] of [
+    ['vae', 4, 3],
+    ['vae16', 16, 3],
+    ['gray', 4, 1],
+    ['nan', 4, 3],
   ] as const) {
     const vae = {
+      out_channels,
       ...{ block_out_channels: [8, 16], norm_num_groups: 4, latent_channels },
       scaling_factor: 0.13025,
     };
     writeFileSync(at(`${name}.config.json`), JSON.stringify(vae));
     const model = declareAutoencoder(readVaeConfig(vae, 'test'));
-    write(`${name}.safetensors`, model.parameters.list, (p) => [...fileShape(p)]);
+    write(`${name}.safetensors`, model.parameters.list, (p) => [...fileShape(p)], name === 'nan');
   }
 });
 
@@ -107,10 +124,31 @@ test('a part that is missing, and parts of another model, are refused in one lin
     [['--clip', 'vae.safetensors', '--vae', 'vae.safetensors', 'a fox'], 1, 'vae.config.json: text_cfg'],
     [['--clip', 'none.bin', '--vae', 'vae.safetensors', 'a fox'], 1, 'none.bin'],
     [[...PARTS, 'a fox'], 1, 'is no MicroDiT (CLIP text tower)', 'clip.safetensors'],
+    [[...PARTS, 'a fox'], 1, 'tensor final_layer.norm_final.weight is missing', 'short.safetensors'],
+    [[...PARTS, 'a fox'], 1, 'has shape [32, 1], the model needs [32]', 'other.safetensors'],
+    [
+      ['--clip', 'wide.safetensors', '--vae', 'vae.safetensors', 'a fox'],
+      1,
+      'wide.safetensors: has states of 16 channels, dit.safetensors reads 8',
+    ],
+    [['--clip', 'clip.safetensors', '--vae', 'gray.safetensors', 'a fox'], 1, 'only RGB can be drawn'],
   ] as const) {
     const ended = sample(args, model);
     expect([ended.code, ended.out]).toEqual([code, '']);
     expect(ended.err.trim().split('\n')).toHaveLength(1);
     expect(ended.err).toContain(words);
   }
+});
+
+test('a picture that decodes to no numbers is an error of its own: the others are tried', () => {
+  const parts = ['--clip', 'clip.safetensors', '--vae', 'nan.safetensors'];
+  const { code, out, err } = sample([...parts, '-o', 'nothing', 'a fox', 'a rocket']);
+  expect(code).toBe(1);
+  const errors = out
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line).error);
+  expect(errors).toEqual(Array(2).fill(expect.stringContaining('not finite')));
+  expect(err).toContain('2 of 2 pictures could not be made');
+  expect(readdirSync(at('nothing'))).toEqual([]);
 });

@@ -138,7 +138,7 @@ test('info of checkpoints', () => {
   });
 });
 
-test('stopped by a signal, a conversion leaves nothing; what a killed one left is removed by the next', async () => {
+test('stopped, a conversion leaves nothing; what a killed one left goes with the next', async () => {
   const count = 2 ** 24;
   const large = join(folder, 'large.pt');
   const made = tensor({ held: count, shape: [count], strides: [1] });
