@@ -104,6 +104,10 @@ function partsOf(png: Uint8Array, name: string, limits: Limits): Parts {
       break;
     }
     const end = at + 8 + length;
+    if (end + 4 > file.length && type === 'IDAT' && header) {
+      data.push(file.subarray(at + 8, end)); // what is there may be all that the pixels need
+      break;
+    }
     if (end + 4 > file.length) throw damaged(`the file is cut off in its ${type} chunk`);
     if (crc32(file.subarray(at + 4, end)) !== file.readUInt32BE(end)) {
       throw damaged(`the checksum of its ${type} chunk is wrong`);
