@@ -4,6 +4,7 @@ import { bench } from './bench.ts';
 import type { Command } from './command.ts';
 import { completions } from './completions.ts';
 import { convert } from './convert.ts';
+import { data } from './data.ts';
 import { doctor } from './doctor.ts';
 import { evaluate } from './eval.ts';
 import { help } from './help.ts';
@@ -36,6 +37,7 @@ export const COMMANDS: readonly Command[] = [
   evaluate,
   bench,
   verify,
+  data,
   plot,
   info,
   convert,

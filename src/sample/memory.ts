@@ -67,7 +67,7 @@ export async function samplingMemory(
   await sampler.sample(Array(batch).fill(request));
   const denoising = taken();
   const { in_channels: C, input_size: S } = recipe.model;
-  latentDecoder(vae, recipe).decode(new Float64Array(batch * C * S * S), 0, { width: S, height: S });
+  latentDecoder(vae).decode(new Float64Array(batch * C * S * S), 0, { width: S, height: S });
   const peak = backend.memory().peak - first;
   sampler.free();
   captions.free();

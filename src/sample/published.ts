@@ -138,7 +138,7 @@ export function loadPublished(
     owned.push(() => freeWeights(weights));
     loadWeights(backend, weights, network.parameters, file, file.prefix);
     loaded('transformer');
-    return { name, network, weights, recipe, step: null, captions, decoder: latentDecoder(vae, recipe) };
+    return { name, network, weights, recipe, step: null, captions, decoder: latentDecoder(vae) };
   } catch (error) {
     for (const free of owned) free();
     throw error;
@@ -148,9 +148,9 @@ export function loadPublished(
 /** Bytes that decoding a picture may take beside the weights; larger ones are decoded in strips. */
 const DECODER_BYTES = 2 ** 31;
 
-/** Latents of a recipe\'s network to pictures. */
-export function latentDecoder(vae: Vae, recipe: Recipe): PictureDecoder {
-  const { in_channels: C } = recipe.model;
+/** Latents of an autoencoder to pictures. */
+export function latentDecoder(vae: Vae): PictureDecoder {
+  const { latent_channels: C } = vae.config;
   return {
     factor: vaeFactor(vae.config),
     decode(latents, n, size): Pixels | null {
@@ -174,6 +174,21 @@ function finiteOrNull<T>(decode: () => T): T | null {
     if (error instanceof Failure && error.code === EXIT.nonFinite) return null;
     throw error;
   }
+}
+
+/** An autoencoder alone, for latents that lie in files. `free` gives its memory back. */
+export function loadLatentDecoder(
+  backend: Backend,
+  path: string,
+): PictureDecoder & { readonly channels: number; free(): void } {
+  using file = openTensors(path);
+  const config = vaeConfigOf(file);
+  if (config.out_channels !== 3) {
+    const why = `makes pictures of ${config.out_channels} channels; only RGB can be drawn`;
+    throw new Failure({ what: path, why, fix: 'Use the autoencoder that the latents are of' });
+  }
+  const vae = Vae.load(backend, config, file);
+  return { ...latentDecoder(vae), channels: vae.config.latent_channels, free: () => vae.free() };
 }
 
 /** FILE.config.json (without FILE's own ending), else one of the given names in FILE's folder. */

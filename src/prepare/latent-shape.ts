@@ -1,0 +1,30 @@
+// What shape the float16 numbers of a column without any head have: the format does not say it, so it is
+// guessed
+// from the name and the size, and every use says that it was.
+
+import { CLIP_CONTEXT } from '../text/bpe.ts';
+
+export interface ShapeGuess {
+  readonly kind: 'latent' | 'caption states';
+  readonly dtype: 'float16';
+  /** [channels, height, width] or [tokens, width]. */
+  readonly shape: readonly number[];
+}
+
+/** Channels of the autoencoders in use. */
+const CHANNELS = [4, 16, 8, 32];
+
+/** A guess for values of `bytes` bytes each, or null. */
+export function guessShape(name: string, bytes: number): ShapeGuess | null {
+  const count = bytes / 2;
+  if (!Number.isInteger(count) || count === 0 || !/latent|moment|caption|text|clip/i.test(name)) return null;
+  if (/caption|text|clip/i.test(name)) {
+    if (count % CLIP_CONTEXT !== 0) return null;
+    return { kind: 'caption states', dtype: 'float16', shape: [CLIP_CONTEXT, count / CLIP_CONTEXT] };
+  }
+  for (const channels of CHANNELS) {
+    const side = Math.sqrt(count / channels);
+    if (Number.isInteger(side)) return { kind: 'latent', dtype: 'float16', shape: [channels, side, side] };
+  }
+  return null;
+}
