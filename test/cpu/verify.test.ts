@@ -312,7 +312,8 @@ describe('command', () => {
     }
     expect(microdiff(empty, '--device', 'cuda').code).toBe(3);
     writeFileSync(join(empty, 'manifest.json'), '{"part": "fid"}');
-    expect(microdiff(empty).out).toMatch(/^fid .*skipped/m);
+    const nothing = microdiff(empty);
+    expect([nothing.code, nothing.err]).toEqual([1, expect.stringContaining('nothing could be checked')]);
     writeFileSync(join(empty, 'manifest.json'), '{"part": "tokenizer"}');
     expect(microdiff(empty).out).toMatch(/^tokenizer .*fail .*captions\.jsonl/m);
     writeFileSync(join(empty, 'captions.jsonl'), '{"text": "a cat", "ids": [49406, 320, 2368, 5]}\n{');
