@@ -79,6 +79,7 @@ const convolution = defineOp({
   backward: FORWARD_ONLY,
   writes: ['set'],
   tolerance: { nmse: 1e-11, why: 'sums of k k C float32 products; a few thousand' },
+  products: 'gemm',
   flops: (node) => {
     const window = need(node.inputs[1], 'conv')
       .shape.slice(1)
