@@ -9,7 +9,7 @@ const PACKED = import.meta.path.endsWith('.js');
 const ROOT = resolve(import.meta.dir, '../..');
 const place = (path: string) => join(ROOT, PACKED ? path.replace(/\.ts$/, '.js') : path);
 const MICRODIFF = [process.execPath, place('src/cli/main.ts')];
-const GOLDENS = join(ROOT, 'test/goldens/microdit');
+const GOLDENS = join(ROOT, 'test/goldens');
 const RUNNER = join(ROOT, PACKED ? 'runner' : 'build/gpu/runner');
 const PRECISIONS = ['fp32', 'bf16'] as const;
 const STEP_SECONDS = 540;
@@ -72,8 +72,13 @@ function parsed(text: string): unknown {
 }
 
 /** Runs a command that prints one JSON; passes when it exits with 0. */
-function jsonStep(name: string, command: readonly string[], note: (data: never) => string): Ran {
-  const ran = run(name, command);
+function jsonStep(
+  name: string,
+  command: readonly string[],
+  note: (data: never) => string,
+  env: Record<string, string> = {},
+): Ran {
+  const ran = run(name, command, env);
   const data = parsed(ran.out);
   const good = ran.code === 0 && data !== undefined;
   record(name, ran, good ? 'pass' : 'fail', good ? note(data as never) : lastWords(ran), data);
@@ -100,13 +105,22 @@ function kernels(): void {
   record('kernels', ran, good ? 'pass' : 'fail', note, data);
 }
 
+/** The network; where they were not left out of a pack, text tower, and autoencoder with and without cuDNN. */
 function goldens(): void {
   for (const precision of PRECISIONS) {
-    const command = [...MICRODIFF, 'verify', GOLDENS, '--device', 'cuda', '--precision', precision, '--json'];
-    jsonStep(`goldens ${precision}`, command, (data: { groups: readonly { status: string }[] }) => {
-      return `${data.groups.filter(({ status }) => status === 'pass').length} groups`;
-    });
+    goldensOf('microdit', `goldens ${precision}`, precision);
+    goldensOf('clip-text', `clip-text ${precision}`, precision);
+    for (const way of ['auto', 'im2col']) goldensOf('vae', `vae ${precision} ${way}`, precision, way);
   }
+}
+
+function goldensOf(part: string, name: string, precision: string, convolutions = 'auto'): void {
+  const dir = join(GOLDENS, part);
+  if (!existsSync(dir)) return skip(name, 'its files are not here');
+  const command = [...MICRODIFF, 'verify', dir, '--device', 'cuda', '--precision', precision, '--json'];
+  const passed = (data: { groups: readonly { status: string }[] }) =>
+    `${data.groups.filter(({ status }) => status === 'pass').length} groups`;
+  jsonStep(name, command, passed, { MICRODIFF_CONVOLUTIONS: convolutions });
 }
 
 /** Trains a small model: with graphs, again, and without; all three give the same files to the bit. */

@@ -117,6 +117,7 @@ describe('engines', () => {
     const { backend } = await opened({ precision: 'bf16' });
     run(backend, WIDE);
     const first = sim.calls('cudnnBackendFinalize') - finalized;
+    const kept = balance();
     const made = runner(backend, WIDE);
     expect(sim.calls('cudnnBackendFinalize') - finalized).toBe(first + 1); // the variant pack
     made.run();
@@ -128,6 +129,7 @@ describe('engines', () => {
     expect(sim.calls('cudnnBackendExecute')).toBe(executed);
     expect(sim.launches('cudnnBackendExecute')).toBe(launched + 1);
     made.free();
+    expect(balance()).toBe(kept);
     backend.close();
     expect(balance()).toBe(before);
     expect(sim.calls('cudnnCreate')).toBe(sim.calls('cudnnDestroy'));
