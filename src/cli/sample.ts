@@ -5,11 +5,10 @@ import { makeFolder } from '../io/atomic.ts';
 import { openTensors } from '../io/open-tensors.ts';
 import { type BatchOptions, batches, type Job, jobsOf } from '../sample/batches.ts';
 import { type Destination, destinationOf, Names } from '../sample/destination.ts';
-import { hasRecipe, loadModel, provenanceOf } from '../sample/model-file.ts';
+import { factsOf, openModel } from '../sample/open-model.ts';
 import { isBad } from '../sample/prompts.ts';
-import { factorOfVae, loadPublished, publishedRecipe } from '../sample/published.ts';
+import { factorOfVae } from '../sample/published.ts';
 import type { Recipe } from '../recipe/schema.ts';
-import { pulledPart } from '../sample/pulled.ts';
 import { levelsOf, Sampler } from '../sample/sampler.ts';
 import { type Canvas, sizeFault, sizeText, trainedSize } from '../sample/size.ts';
 import { command } from './command.ts';
@@ -51,16 +50,13 @@ async function run(call: SampleCall): Promise<number> {
   const found = picture.findModel(values.model);
   log.debug(`model ${found.name}: ${found.path}`);
   using file = openTensors(found.path);
-  const own = hasRecipe(file);
-  const { recipe, step } = own ? provenanceOf(file) : { recipe: publishedRecipe(file), step: null };
-  picture.warn(log, values.model, { step });
   // A model that brings its parts, and that -m names, does not take those of an old picture.
   const named = values.model !== undefined && found.parts ? values : picture.parts(values);
-  const parts = {
-    clip: named.clip === undefined ? found.parts?.clip : pulledPart(named.clip),
-    vae: named.vae === undefined ? found.parts?.vae : pulledPart(named.vae),
-  };
-  const canvas = own || parts.vae !== undefined ? canvasWith(recipe, own ? undefined : parts.vae) : null;
+  const given = { clip: named.clip ?? found.parts?.clip, vae: named.vae ?? found.parts?.vae };
+  const facts = factsOf(file, given);
+  const { recipe, step, whole, parts } = facts;
+  picture.warn(log, values.model, { step });
+  const canvas = whole || parts.vae !== undefined ? canvasWith(recipe, parts.vae) : null;
   const options: BatchOptions = {
     size: values['batch-size'],
     count: values.count,
@@ -100,7 +96,7 @@ async function run(call: SampleCall): Promise<number> {
       skipExisting: values['skip-existing'],
       onReplaced: (why) => log.warn(why),
       model: { name: found.name, step },
-      beside: own ? {} : filesOf(named),
+      beside: whole ? {} : filesOf(named),
     },
     values.grid !== undefined,
   );
@@ -108,11 +104,9 @@ async function run(call: SampleCall): Promise<number> {
   if (destination.kind !== 'stream') makeFolder(destination.folder);
 
   const backend = await openDevice(values, log);
-  const model = own
-    ? loadModel(backend, file, found.name)
-    : loadPublished(backend, file, found.name, parts, (part, seconds) =>
-        log.debug(`${part}: loaded in ${seconds.toFixed(1)} s`),
-      );
+  const model = openModel(backend, file, found.name, facts, (part, seconds) =>
+    log.debug(`${part}: loaded in ${seconds.toFixed(1)} s`),
+  );
   const sampler = new Sampler(backend, model, options.size);
   records.begin();
   const code = await drawAll(call, items, options, sampler, writer, known);

@@ -5,9 +5,8 @@ import { Failure } from '../io/failure.ts';
 import { openTensors } from '../io/open-tensors.ts';
 import { int, text } from '../recipe/field.ts';
 import { findModel } from '../sample/find-model.ts';
-import { hasRecipe, loadModel, pictureSide } from '../sample/model-file.ts';
-import { loadPublished } from '../sample/published.ts';
-import { pulledPart } from '../sample/pulled.ts';
+import { pictureSide } from '../sample/model-file.ts';
+import { factsOf, openModel } from '../sample/open-model.ts';
 import { Sampler } from '../sample/sampler.ts';
 import { runEngine } from '../serve/engine.ts';
 import { type FromEngine, frame } from '../serve/wire.ts';
@@ -51,14 +50,8 @@ async function run({ values, log }: Call<typeof ENGINE_FLAGS>): Promise<number> 
       ...(values.clip === undefined ? {} : { clip: values.clip }),
       ...(values.vae === undefined ? {} : { vae: values.vae }),
     };
-    const own = hasRecipe(file);
-    const part = (kind: 'clip' | 'vae') => {
-      const named = given[kind];
-      return named === undefined ? found.parts?.[kind] : pulledPart(named);
-    };
-    const model = own
-      ? loadModel(backend, file, found.name)
-      : loadPublished(backend, file, found.name, { clip: part('clip'), vae: part('vae') });
+    const facts = factsOf(file, { ...found.parts, ...given });
+    const model = openModel(backend, file, found.name, facts);
     const { steps, cfg_scale, sampler } = model.recipe.sample;
     send({
       kind: 'ready',
@@ -70,7 +63,7 @@ async function run({ values, log }: Call<typeof ENGINE_FLAGS>): Promise<number> 
     });
     await runEngine(Bun.stdin.stream(), {
       sampler: new Sampler(backend, model, values['batch-size']),
-      maker: { model: { name: model.name, step: model.step }, beside: own ? {} : given, version },
+      maker: { model: { name: model.name, step: model.step }, beside: facts.whole ? {} : given, version },
       send,
     });
     return 0;

@@ -89,6 +89,12 @@ const diffusion = {
 const data = {
   caption_dropout: real(0.1, share, 'Share of captions that are zeroed, for guidance'),
   seed: int(0, seed, 'Seed of the order of the pictures'),
+  window: int(64, { min: 1, unit: 'shards' }, 'Shards of a set that are shuffled together'),
+  workers: int(
+    0,
+    { min: 0, max: 64 },
+    'Threads that read shards; they change nothing (0: as many as are good here)',
+  ),
 };
 
 const source = {

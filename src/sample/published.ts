@@ -86,15 +86,21 @@ export function factorOfVae(path: string): number {
 /** Is told of each part that has been loaded, and how long it took. */
 export type OnLoaded = (part: string, seconds: number) => void;
 
-/** Loads transformer, text tower and autoencoder. Throws a Failure that names the part that is missing. */
-export function loadPublished(
+/** What makes captions and pictures of a transformer's embeddings and latents. */
+export interface LoadedParts {
+  readonly captions: ClipEncoder;
+  readonly decoder: PictureDecoder;
+  free(): void;
+}
+
+/** Loads text tower and autoencoder for a recipe. Throws a Failure where one is missing or does not fit. */
+export function openParts(
   backend: Backend,
-  file: TensorFile,
   name: string,
+  recipe: Recipe,
   parts: Parts,
   onLoaded: OnLoaded = () => {},
-): Model {
-  const recipe = publishedRecipe(file);
+): LoadedParts {
   if (parts.clip === undefined || parts.vae === undefined) {
     throw new Failure({
       what: name,
@@ -103,14 +109,8 @@ export function loadPublished(
       code: EXIT.usage,
     });
   }
-  const network = declareNetwork(recipe.model, null);
-  checkWeights(network.parameters, file, file.prefix);
   const owned: (() => void)[] = [];
-  let begin = performance.now();
-  const loaded = (part: string) => {
-    onLoaded(part, (performance.now() - begin) / 1000);
-    begin = performance.now();
-  };
+  const loaded = stopwatch(onLoaded);
   try {
     using text = openTensors(parts.clip);
     const captions = ClipEncoder.load(backend, clipConfigOf(text), text);
@@ -134,15 +134,48 @@ export function loadPublished(
       const why = `has latents of ${latent_channels} channels, ${name} works on ${recipe.model.in_channels}`;
       throw new Failure({ what: parts.vae, why, fix: 'Use the autoencoder that it was trained with' });
     }
-    const weights = allocWeights(backend, network.parameters);
-    owned.push(() => freeWeights(weights));
-    loadWeights(backend, weights, network.parameters, file, file.prefix);
-    loaded('transformer');
-    return { name, network, weights, recipe, step: null, captions, decoder: latentDecoder(vae) };
+    const free = () => {
+      captions.free();
+      vae.free();
+    };
+    return { captions, decoder: latentDecoder(vae), free };
   } catch (error) {
     for (const free of owned) free();
     throw error;
   }
+}
+
+/** Loads transformer, text tower and autoencoder. Throws a Failure that names the part that is missing. */
+export function loadParts(
+  backend: Backend,
+  file: TensorFile,
+  name: string,
+  { recipe, step, parts }: { recipe: Recipe; step: number | null; parts: Parts },
+  onLoaded: OnLoaded = () => {},
+): Model {
+  const network = declareNetwork(recipe.model, null);
+  checkWeights(network.parameters, file, file.prefix);
+  const { captions, decoder, free } = openParts(backend, name, recipe, parts, onLoaded);
+  const loaded = stopwatch(onLoaded);
+  const weights = allocWeights(backend, network.parameters);
+  try {
+    loadWeights(backend, weights, network.parameters, file, file.prefix);
+  } catch (error) {
+    freeWeights(weights);
+    free();
+    throw error;
+  }
+  loaded('transformer');
+  return { name, network, weights, recipe, step, captions, decoder };
+}
+
+/** Tells of each part how long it took since the one before. */
+function stopwatch(onLoaded: OnLoaded): (part: string) => void {
+  let begin = performance.now();
+  return (part) => {
+    onLoaded(part, (performance.now() - begin) / 1000);
+    begin = performance.now();
+  };
 }
 
 /** Bytes that decoding a picture may take beside the weights; larger ones are decoded in strips. */
@@ -189,6 +222,12 @@ export function loadLatentDecoder(
   }
   const vae = Vae.load(backend, config, file);
   return { ...latentDecoder(vae), channels: vae.config.latent_channels, free: () => vae.free() };
+}
+
+/** The text tower of a file, with the config that lies beside it. */
+export function openTextTower(backend: Backend, path: string): ClipEncoder {
+  using file = openTensors(path);
+  return ClipEncoder.load(backend, clipConfigOf(file), file);
 }
 
 /** FILE.config.json (without FILE's own ending), else one of the given names in FILE's folder. */

@@ -5,6 +5,7 @@ import type { Backend } from '../backend/backend.ts';
 import { makeFolder, writeWholeFile } from '../io/atomic.ts';
 import { withCanvas } from '../io/figure/canvas.ts';
 import type { Recipe } from '../recipe/schema.ts';
+import type { LoadedParts } from '../sample/published.ts';
 import { sampleImages } from '../sample/sampler.ts';
 import type { RecipeData } from './source.ts';
 import type { Trainer } from './trainer.ts';
@@ -15,6 +16,8 @@ export interface PreviewOptions {
   readonly folder: string;
   readonly trainer: Trainer;
   readonly data: RecipeData;
+  /** Text tower and autoencoder, where the network works on latents. */
+  readonly parts?: LoadedParts;
   /** A stop that is asked for comes first: the preview is dropped. */
   readonly interrupt: { readonly stopRequested: boolean };
 }
@@ -23,10 +26,10 @@ export interface PreviewOptions {
 const COUNT = 24;
 
 /** The prompts of the recipe, else captions of the first images of the run. */
-export function previewPrompts(recipe: Recipe, data: RecipeData): readonly string[] {
+export async function previewPrompts(recipe: Recipe, data: RecipeData): Promise<readonly string[]> {
   const { preview_prompts } = recipe.train;
   if (preview_prompts.length > 0) return preview_prompts;
-  return Array.from({ length: COUNT }, (_, i) => data.captionAt(i));
+  return Promise.all(Array.from({ length: COUNT }, (_, i) => data.captionAt(i)));
 }
 
 /** The drawing of sheets, with the library that it needs. */
@@ -39,12 +42,12 @@ export function previewPath(folder: string, step: number): string {
 /** Samples with the averaged weights, where there are any, and writes previews/step-N.png. */
 export async function drawPreview(options: PreviewOptions): Promise<void> {
   const { backend, recipe, folder, trainer, data, interrupt } = options;
-  const prompts = previewPrompts(recipe, data);
+  const prompts = await previewPrompts(recipe, data);
   const { ema, weight, master } = trainer.buffers;
   const { parameters } = trainer.network;
   const weights = ema ? computeWeights(backend, parameters, ema) : { weight, master };
   const { network, step, modelRecipe } = trainer;
-  const model = { name: folder, network, weights, recipe: modelRecipe, step };
+  const model = { name: folder, network, weights, recipe: modelRecipe, step, ...(options.parts ?? {}) };
   const { steps, cfg_scale } = recipe.sample;
   const requests = prompts.map((prompt, i) => ({ prompt, negative_prompt: '', seed: i, steps, cfg_scale }));
   const pictures = await sampleImages(backend, model, requests, { batchSize: 8, interrupt });

@@ -90,7 +90,7 @@ async function drawSamples({ recipe, folder, backend, log, progress }: Quickstar
   const { path } = findModel(folder);
   using file = Safetensors.open(path);
   const model = loadModel(backend, file, folder);
-  const prompts = previewPrompts(recipe, await openData(recipe, (text) => log.warn(text)));
+  const prompts = await previewPrompts(recipe, await openData(recipe, (text) => log.warn(text)));
   const { steps, cfg_scale } = recipe.sample;
   const requests = prompts.map((prompt, i) => ({ prompt, negative_prompt: '', seed: i, steps, cfg_scale }));
   const total = requests.length;

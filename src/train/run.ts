@@ -9,7 +9,10 @@ import { osCode, osFailure } from '../io/oserror.ts';
 import { readInterval } from '../recipe/field.ts';
 import { recipeToml, resolveRecipe } from '../recipe/resolve.ts';
 import type { Recipe } from '../recipe/schema.ts';
+import type { ClipEncoder } from '../sample/clip-encoder.ts';
 import { saveModel } from '../sample/model-file.ts';
+import { type LoadedParts, openParts, openTextTower } from '../sample/published.ts';
+import { pulledPart } from '../sample/pulled.ts';
 import { keepAlgorithms, takeAlgorithms } from './algorithms.ts';
 import { Checkpoints, type RunState } from './checkpoint.ts';
 import { drawPreview, loadDrawing, previewPath } from './preview.ts';
@@ -59,7 +62,9 @@ export async function trainRun(options: RunOptions): Promise<RunResult> {
   cleanLeftovers(folder);
   writeWholeFile(join(folder, 'recipe.toml'), recipeToml(recipe));
   takeAlgorithms(folder, backend, (text) => log.warn(text));
-  const trainer = new Trainer(backend, recipe, data);
+  const parts = openBeside(options);
+  const tower = recipe.text.encoder === 'clip' ? (parts?.captions ?? openTower(options)) : null;
+  const trainer = new Trainer(backend, recipe, data, tower?.caption ?? null);
   const checkpoints = new Checkpoints(folder);
   checkpoints.open();
   const { latest } = checkpoints;
@@ -77,12 +82,38 @@ export async function trainRun(options: RunOptions): Promise<RunResult> {
     );
   }
   using metrics = MetricsLog.open(join(folder, 'metrics.jsonl'), state.step);
-  const run = new Run(options, data, trainer, checkpoints, metrics, state);
+  const run = new Run(options, data, trainer, checkpoints, metrics, state, parts);
   try {
     return await run.loop();
   } finally {
     trainer.free();
+    if (tower !== parts?.captions) tower?.free();
+    parts?.free();
+    await data.close();
   }
+}
+
+/** What previews of latents need; without it there are none, and a line says so. */
+function openBeside({ backend, recipe, folder, log }: RunOptions): LoadedParts | null {
+  if (recipe.image.kind === 'pixels') return null;
+  const { clip, vae } = { clip: recipe.text.clip, vae: recipe.image.vae };
+  try {
+    const parts = { clip: clip && pulledPart(clip), vae: vae && pulledPart(vae) };
+    return openParts(backend, folder, recipe, parts);
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    log.warn(`no previews: ${error.message}`);
+    return null;
+  }
+}
+
+/** The text tower that reads token ids within the step. */
+function openTower({ backend, recipe }: RunOptions): ClipEncoder {
+  if (recipe.text.clip === undefined) {
+    const fix = 'Name it: --set text.clip=dfn5b-clip';
+    throw new Failure({ what: 'text.clip', why: 'missing, and text.encoder is clip', fix, code: EXIT.usage });
+  }
+  return openTextTower(backend, pulledPart(recipe.text.clip));
 }
 
 /**
@@ -155,6 +186,7 @@ class Run {
     private readonly checkpoints: Checkpoints,
     private readonly metrics: MetricsLog,
     private readonly begun: RunState,
+    private readonly parts: LoadedParts | null,
   ) {
     this.lossSum = begun.lossSum;
     this.lossCount = begun.lossCount;
@@ -266,8 +298,10 @@ class Run {
 
   private async preview(): Promise<void> {
     if (this.previewed === this.trainer.step) return;
+    const { parts, trainer, data, options } = this;
+    if (options.recipe.image.kind === 'latents' && !parts) return;
     try {
-      await drawPreview({ ...this.options, trainer: this.trainer, data: this.data });
+      await drawPreview({ ...options, trainer, data, ...(parts ? { parts } : {}) });
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
       this.options.log.warn(`no preview: ${error.message}`); // training is worth more

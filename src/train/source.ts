@@ -6,13 +6,16 @@ import { openSources } from '../data/source.ts';
 import { Failure } from '../io/failure.ts';
 import type { DataSource, Recipe } from '../recipe/schema.ts';
 import { recipeOfStage, stageStarts } from '../recipe/stages.ts';
+import { ShardBatches } from './shards.ts';
 import type { TrainingData } from './trainer.ts';
 
 export interface RecipeData extends TrainingData {
   /** Hash of the embedded pictures and folders that are trained on; null where all is drawn on the fly. */
   readonly hash: string | null;
   /** The caption of an image of the run, as it is read there in the first stage. */
-  captionAt(place: number): string;
+  captionAt(place: number): string | Promise<string>;
+  /** Ends what reads files. */
+  close(): Promise<void>;
 }
 
 /**
@@ -26,6 +29,7 @@ export async function openData(recipe: Recipe, warn: (text: string) => void): Pr
     throw new Failure({ what: 'image.channels', why: `pictures have 3, not ${image.channels}`, code: 2 });
   }
   const emoji = data.source.some((s) => s.name === 'emoji') ? await embeddedEmoji() : null;
+  if (image.kind === 'latents') return openShards(recipe);
   const starts = stageStarts(recipe);
   const stages: Batches[] = [];
   const hashes = new Set<string>(emoji ? [emoji.hash] : []);
@@ -56,7 +60,32 @@ export async function openData(recipe: Recipe, warn: (text: string) => void): Pr
   const [first, ...others] = hashes;
   const hash =
     others.length > 0 ? new Bun.SHA256().update([...hashes].join(' ')).digest('hex') : (first ?? null);
-  return { stage: (index) => stages[index]!, captionAt: (place) => stages[0]!.captionAt(place), hash };
+  const captionAt = (place: number) => stages[0]!.captionAt(place);
+  return { stage: (index) => stages[index]!, captionAt, hash, close: async () => {} };
+}
+
+/** Shards of latents: for each size and choice of sets a stream. */
+async function openShards(recipe: Recipe): Promise<RecipeData> {
+  const starts = stageStarts(recipe);
+  const stages: ShardBatches[] = [];
+  for (const [index, row] of recipe.stage.entries()) {
+    const ofStage = recipeOfStage(recipe, row);
+    const same = firstOfSame(recipe, index);
+    const before = recipe.stage[index - 1];
+    if (before && same < index && ofStage.image.size === recipeOfStage(recipe, before).image.size) {
+      stages.push(stages[index - 1]!);
+      continue;
+    }
+    const sets = sourcesOf(recipe, index).map(({ path = '', weight, count }) => ({ path, weight, count }));
+    stages.push(await ShardBatches.open(ofStage, sets, starts[same]!.image));
+  }
+  const streams = [...new Set(stages)];
+  return {
+    stage: (index) => stages[index]!,
+    captionAt: (place) => stages[0]!.captionAt(place),
+    hash: new Bun.SHA256().update(streams.map(({ stream }) => stream.hash).join(' ')).digest('hex'),
+    close: async () => void (await Promise.all(streams.map((batches) => batches.close()))),
+  };
 }
 
 /** The sources that a stage uses. */

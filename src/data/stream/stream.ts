@@ -95,6 +95,15 @@ export class ShardStream {
     return this.sets.reduce((sum, _, set) => sum + this.order.count(set), 0);
   }
 
+  /** Hash of the indexes of all sets: which samples there are. */
+  get hash(): string {
+    const facts = this.sets.map(({ files, samples }) => [
+      samples,
+      files.shards.map(({ raw, columns }) => [raw.basename, raw.bytes, columns.map(({ name }) => name)]),
+    ]);
+    return new Bun.SHA256().update(JSON.stringify(facts)).digest('hex');
+  }
+
   /** How often the set of the sample at `place` has been gone through before. */
   epochOf(place: number): number {
     return this.order.at(place, this.draw).epoch;

@@ -28,8 +28,8 @@ test('two folders, mixed equally; what is left out is named; changed pictures ar
   expect(err).toStartWith('warning: one: 1 left out without a caption (c.png)\n');
   const { data } = Bun.TOML.parse(place.read('run', 'recipe.toml')) as { data: { source: object[] } };
   expect(data.source).toMatchObject([
-    { name: 'folder', path: 'one', weight: 1 },
-    { name: 'folder', path: 'two', weight: 1 },
+    { name: 'folder', path: 'one' },
+    { name: 'folder', path: 'two' },
   ]);
   expect(data.source.length).toBe(2);
 
