@@ -6,9 +6,7 @@ import { drawMissing } from '../eval/sampled-folder.ts';
 import { encodeRecord } from '../io/jsonl.ts';
 import { openTensors } from '../io/open-tensors.ts';
 import { findModel } from '../sample/find-model.ts';
-import { hasRecipe, loadModel } from '../sample/model-file.ts';
-import { loadPublished } from '../sample/published.ts';
-import { pulledPart } from '../sample/pulled.ts';
+import { factsOf, openModel } from '../sample/open-model.ts';
 import { freeWeights } from '../sample/weights.ts';
 import { openDevice } from './device.ts';
 import type { EvalCall } from './eval-flags.ts';
@@ -73,12 +71,8 @@ async function draw(call: EvalCall, word: string): Promise<{ folder: string; cho
   const found = findModel(word);
   using file = openTensors(found.path);
   const backend = await openDevice(values, log);
-  const parts = {
-    clip: values.clip === undefined ? found.parts?.clip : pulledPart(values.clip),
-    vae: values.vae === undefined ? found.parts?.vae : pulledPart(values.vae),
-  };
-  const own = hasRecipe(file);
-  const model = own ? loadModel(backend, file, found.name) : loadPublished(backend, file, found.name, parts);
+  const given = { clip: values.clip ?? found.parts?.clip, vae: values.vae ?? found.parts?.vae };
+  const model = openModel(backend, file, found.name, factsOf(file, given));
   const interrupt = watchSignals(log, 'ending after the pictures in hand; the same command goes on');
   const stop = new AbortController();
   void interrupt.stopped.then(() => stop.abort());
