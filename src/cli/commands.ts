@@ -1,5 +1,6 @@
 // The command table: every command, in the order of help.
 
+import { ablate } from './ablate.ts';
 import { bench } from './bench.ts';
 import type { Command } from './command.ts';
 import { completions } from './completions.ts';
@@ -35,6 +36,7 @@ export const COMMANDS: readonly Command[] = [
   list,
   rm,
   evaluate,
+  ablate,
   bench,
   verify,
   data,

@@ -7,7 +7,7 @@ import { heldOutBeside } from '../data/emoji/subset.ts';
 import { readFolder } from '../data/folder.ts';
 import { emojiSource, folderSource } from '../data/source.ts';
 import { trainedPairs } from '../eval/fidelity.ts';
-import { evalLoss, type LossData, type LossResult } from '../eval/loss.ts';
+import { evalLoss, type LossData, type LossOptions, type LossResult } from '../eval/loss.ts';
 import { latentData, sourceData } from '../eval/loss-data.ts';
 import { Failure } from '../io/failure.ts';
 import { encodeRecord } from '../io/jsonl.ts';
@@ -32,32 +32,48 @@ const LEVELS = 10;
 export async function evalLossCommand({ values, log, progress }: EvalCall): Promise<number> {
   const begin = performance.now();
   const found = findModel(values.model);
-  using file = openTensors(found.path);
   const backend = await openDevice(values, log);
+  const onImages = (done: number, total: number) =>
+    progress.update({ unit: 'image', done, total, rate: done / ((performance.now() - begin) / 1000) });
+  const { result, model, data } = await measureLoss(backend, found, {
+    ...{ data: values.data, count: values.count, seed: values.seed, batchSize: values['batch-size'] },
+    ...{ onImages, warn: (text: string) => log.warn(text) },
+  });
+  progress.finish();
+  const seconds = Number(((performance.now() - begin) / 1000).toFixed(2));
+  const about = { model: model.name, step: model.step, data: data.name, seed: values.seed };
+  if (values.json) stdout.line(encodeRecord({ ...result, ...about, seconds, device: backend.name }));
+  else stdout.write(page(result, data));
+  return 0;
+}
+
+export interface MeasureOptions extends Omit<LossOptions, 'levels'> {
+  /** A folder of pictures or shards; the held-out emoji when left out. */
+  readonly data: string | undefined;
+  readonly warn: (text: string) => void;
+}
+
+/** The loss of a model file on data that it was not trained on. */
+export async function measureLoss(
+  backend: Backend,
+  found: { readonly path: string; readonly name: string },
+  options: MeasureOptions,
+): Promise<{ result: LossResult; model: Pick<Model, 'name' | 'step'>; data: LossData }> {
+  const { data: path, warn, ...numbers } = options;
+  using file = openTensors(found.path);
   const model = loadNetwork(backend, file, found.name);
-  const shards = values.data !== undefined && existsSync(join(values.data, INDEX_NAME));
-  using set = shards ? MdsSet.open(values.data!) : null;
-  const data = set
-    ? latentData(set, model.recipe.model, values.data!)
-    : await picturesFor(model, values.data, (text) => log.warn(text));
+  const shards = path !== undefined && existsSync(join(path, INDEX_NAME));
+  using set = shards ? MdsSet.open(path) : null;
+  const data = set ? latentData(set, model.recipe.model, path!) : await picturesFor(model, path, warn);
   if ((data.captions === 'words') !== (model.network.words !== null)) {
     const why = data.captions === 'words' ? 'holds pictures, the model works on latents' : 'holds latents';
     throw new Failure({ what: data.name, why, fix: 'Give data of the kind that the model was trained on' });
   }
-  const { count, seed } = values;
-  const result = evalLoss(backend, model, data, {
-    ...{ count, seed, levels: LEVELS, batchSize: values['batch-size'] },
-    onImages(done, total) {
-      progress.update({ unit: 'image', done, total, rate: done / ((performance.now() - begin) / 1000) });
-    },
-  });
-  progress.finish();
-  freeWeights(model.weights);
-  const seconds = Number(((performance.now() - begin) / 1000).toFixed(2));
-  const about = { model: model.name, step: model.step, data: data.name, seed };
-  if (values.json) stdout.line(encodeRecord({ ...result, ...about, seconds, device: backend.name }));
-  else stdout.write(page(result, data));
-  return 0;
+  try {
+    return { result: evalLoss(backend, model, data, { ...numbers, levels: LEVELS }), model, data };
+  } finally {
+    freeWeights(model.weights);
+  }
 }
 
 type LossModel = Pick<Model, 'name' | 'network' | 'weights' | 'recipe' | 'step'>;

@@ -165,7 +165,7 @@ const productFlops = (nodes: readonly Node[]) =>
   nodes.reduce((sum, { op, ...node }) => sum + (op.products ? op.flops({ op, ...node }) : 0), 0);
 
 /** FLOPs of training on one image: matrix products alone, twice as many backward as forward. */
-function trainingFlops(network: Network, step: MicroStep): number {
+export function trainingFlops(network: Network, step: MicroStep): number {
   const { captionLength, sigmaData } = step;
   const pass = { batch: 1, kept: keptPatches(network, step.maskRatio), captionLength, sigmaData };
   return 3 * productFlops(forwardPlan(network, pass, BF16).nodes) + towerFlops(step);

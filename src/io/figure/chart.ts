@@ -50,6 +50,8 @@ export const PANELS: readonly Panel[] = [
 
 export interface ChartOptions {
   readonly title?: string;
+  /** Words at the right of the title; the last step of the runs when left out. */
+  readonly aside?: string;
   readonly panels?: readonly Panel[];
 }
 
@@ -89,7 +91,7 @@ export function drawChart(runs: readonly Run[], options: ChartOptions = {}): Uin
   context.scale(RATIO, RATIO);
   context.fillStyle = COLOUR.paper;
   context.fillRect(0, 0, width, height);
-  drawHead(context, width, runs, options.title);
+  drawHead(context, width, runs, options);
   if (legend) drawLegend(context, width, runs);
   panels.forEach(({ panel, lines }, i) => {
     const x = SIZE.margin + (i % columns) * pitch.x;
@@ -100,14 +102,19 @@ export function drawChart(runs: readonly Run[], options: ChartOptions = {}): Uin
   return canvas.toBuffer('image/png');
 }
 
-function drawHead(context: SKRSContext2D, width: number, runs: readonly Run[], title?: string): void {
+function drawHead(
+  context: SKRSContext2D,
+  width: number,
+  runs: readonly Run[],
+  { title, aside }: ChartOptions,
+): void {
   const words = title ?? (runs.length === 1 ? runs[0]!.label : `${runs.length} runs`);
   context.font = fontOf(20, true);
   const [fitted = ''] = wrapText(context, words, width - 2 * SIZE.margin - 200, 1);
   const y = SIZE.margin + 18;
   drawText(context, fitted, SIZE.margin, y, { size: 20, colour: COLOUR.title, bold: true });
   const steps = runs.flatMap(({ records }) => seriesOf(records, 'step').x);
-  const last = `step ${steps.reduce((a, b) => Math.max(a, b), 0).toLocaleString('en-US')}`;
+  const last = aside ?? `step ${steps.reduce((a, b) => Math.max(a, b), 0).toLocaleString('en-US')}`;
   drawText(context, last, width - SIZE.margin, y, { size: 13, colour: COLOUR.text, align: 'right' });
 }
 

@@ -1,0 +1,172 @@
+// Command: the paper's central comparison on the user's own data, at equal training FLOPs.
+
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Backend } from '../backend/backend.ts';
+import { makeFolder, writeWholeFile } from '../io/atomic.ts';
+import { withCanvas } from '../io/figure/canvas.ts';
+import { encodeRecord } from '../io/jsonl.ts';
+import { int, real, text } from '../recipe/field.ts';
+import { type Cell, CELL_NAMES, cellsOf, spentEflop } from '../train/ablation.ts';
+import { type Call, command } from './command.ts';
+import { COMPUTE_FLAGS, openDevice } from './device.ts';
+import { measureLoss } from './eval-loss.ts';
+import { flag, SHARED } from './flags.ts';
+import { watchSignals } from './interrupt.ts';
+import { DATA_FLAG, RECIPE_ARGUMENT, RECIPE_FLAGS, recipeFromFlags } from './recipe-flags.ts';
+import { stdout } from './stdout.ts';
+import { version } from './version.ts';
+
+const FLAGS = {
+  set: RECIPE_FLAGS.set,
+  ...DATA_FLAG,
+  out: flag(text('ablation', 'Folder of the runs, the table and the plot'), { alias: 'o', hint: 'DIR' }),
+  steps: flag(int(1000, { min: 1 }, 'Steps with deferred masking at 75 %; the others get as many FLOPs')),
+  finetune: flag(
+    real(0.2, { min: 0.01, max: 0.9 }, 'Share of the FLOPs that goes without a mask at the end'),
+  ),
+  cells: flag(text(CELL_NAMES.join(','), 'Which runs to make'), { hint: 'NAME,...' }),
+  points: flag(int(5, { min: 1, max: 1000 }, 'Times that the loss is measured on the way')),
+  held: flag(text(undefined, 'Held-out pictures or shards (default: the emoji that were held out)'), {
+    hint: 'DIR',
+  }),
+  count: flag(int(512, { min: 2 }, 'Held-out images, fewer where there are not as many')),
+  json: SHARED.json,
+  ...COMPUTE_FLAGS,
+};
+
+/** A measured checkpoint of a cell. */
+interface Point {
+  readonly step: number;
+  readonly eflop: number;
+  readonly loss: number;
+  readonly ci95: readonly [number, number];
+}
+
+interface Row {
+  readonly cell: Cell;
+  readonly points: readonly Point[];
+}
+
+export const ablate = command({
+  name: 'ablate',
+  summary: 'Compares masking, experts and sizes at equal training FLOPs on your data: a table and a plot',
+  flags: FLAGS,
+  args: [RECIPE_ARGUMENT],
+  examples: [
+    [
+      'microdiff ablate emoji -o ablation --steps 1500',
+      'nine runs; the same command again goes on with them',
+    ],
+    ['microdiff ablate emoji --cells deferred-75,naive-75,smaller', 'three of them'],
+    ['microdiff ablate my.toml --data latents/ --held held-out/', 'your data'],
+  ],
+  run: (call) => run(call),
+});
+
+async function run({ args, values, log, progress }: Call<typeof FLAGS>): Promise<number> {
+  const flags = { ...values, steps: undefined, 'checkpoint-every': undefined, 'dry-run': false };
+  const { recipe } = recipeFromFlags(args[0]!, flags, process.env);
+  const names = values.cells.split(',').map((name) => name.trim());
+  const cells = cellsOf({ ...values, recipe }, names);
+  makeFolder(values.out);
+  const backend = await openDevice(values, log);
+  const { trainRun } = await import('../train/run.ts');
+  const interrupt = watchSignals(log);
+  const rows: Row[] = [];
+  for (const cell of cells) {
+    const folder = join(values.out, cell.name);
+    const steps = cell.recipe.stage.map((stage) => stage.steps).join(' + ');
+    log.info(`${cell.name}: ${cell.title}, ${steps} steps`);
+    const { recipe } = cell;
+    const { finished } = await trainRun({ recipe, folder, backend, version, interrupt, log, progress });
+    if (!finished) return interrupt.exitCode ?? 1;
+    rows.push({ cell, points: await measured(backend, cell, folder, values, (words) => log.warn(words)) });
+    await publish(values.out, rows, values.points);
+  }
+  progress.finish();
+  if (values.json) for (const row of rows) stdout.line(encodeRecord(recordOf(row)));
+  else stdout.write(tableOf(rows));
+  return 0;
+}
+
+/** The loss of a cell's checkpoints; what was measured before is kept beside them. */
+async function measured(
+  backend: Backend,
+  cell: Cell,
+  folder: string,
+  { held, count }: { held: string | undefined; count: number },
+  warn: (text: string) => void,
+): Promise<Point[]> {
+  const path = join(folder, 'loss.json');
+  const known: Point[] = existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')) : [];
+  const points: Point[] = [];
+  const checkpoints = join(folder, 'checkpoints');
+  const found = [...new Bun.Glob('step-*/model.safetensors').scanSync(checkpoints)].sort();
+  for (const file of found) {
+    const step = Number(/step-(\d+)/.exec(file)?.[1]);
+    const averaged = join(checkpoints, file.replace('model.', 'ema.'));
+    const model = existsSync(averaged) ? averaged : join(checkpoints, file);
+    const options = { data: held, count, seed: 0, batchSize: 32, warn };
+    const before = known.find((point) => point.step === step);
+    const { loss, ci95 } =
+      before ?? (await measureLoss(backend, { path: model, name: cell.name }, options)).result;
+    points.push({ step, eflop: spentEflop(cell, step), loss, ci95 });
+  }
+  writeWholeFile(path, `${JSON.stringify(points, null, 1)}\n`);
+  return points;
+}
+
+async function publish(folder: string, rows: readonly Row[], points: number): Promise<void> {
+  writeWholeFile(join(folder, 'results.json'), `${JSON.stringify(rows.map(recordOf), null, 1)}\n`);
+  writeWholeFile(join(folder, 'table.md'), markdownOf(rows));
+  if (points < 2) return;
+  const { drawChart } = await withCanvas(() => import('../io/figure/chart.ts'));
+  // The chart's axis is the work done: PFLOP in place of steps.
+  const runs = rows.map(({ cell, points }) => ({
+    label: cell.name,
+    records: points.map(({ eflop, loss }) => ({ step: 1000 * eflop, loss })),
+  }));
+  const panels = [
+    { key: 'loss', title: 'Loss on held-out images against PFLOP of training', noisy: false, mayLog: false },
+  ];
+  const title = 'Quality against cost';
+  writeWholeFile(join(folder, 'ablation.png'), drawChart(runs, { title, aside: 'equal FLOPs', panels }));
+}
+
+function recordOf({ cell, points }: Row): Record<string, unknown> {
+  const { name, title, parameters, recipe, flops } = cell;
+  const steps = recipe.stage.map((stage) => stage.steps);
+  return { name, title, parameters, steps, gflop_per_image: flops[0] / 1e9, points };
+}
+
+const HEADS = ['run', 'parameters', 'GFLOP an image', 'steps', 'PFLOP', 'loss', '95 %'];
+
+function cellsOfRow({ cell, points }: Row): string[] {
+  const last = points.at(-1);
+  return [
+    cell.title,
+    cell.parameters.toLocaleString('en'),
+    (cell.flops[0] / 1e9).toFixed(3),
+    cell.recipe.stage.map((stage) => stage.steps).join(' + '),
+    last ? (1000 * last.eflop).toFixed(2) : '-',
+    last ? last.loss.toFixed(4) : '-',
+    last ? `${last.ci95[0].toFixed(4)} to ${last.ci95[1].toFixed(4)}` : '-',
+  ];
+}
+
+const best = (rows: readonly Row[]) =>
+  [...rows].sort((a, b) => (a.points.at(-1)?.loss ?? Infinity) - (b.points.at(-1)?.loss ?? Infinity));
+
+function tableOf(rows: readonly Row[]): string {
+  const cells = [HEADS, ...best(rows).map(cellsOfRow)];
+  const widths = HEADS.map((_, i) => Math.max(...cells.map((row) => row[i]!.length)));
+  const line = (row: readonly string[]) =>
+    row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join('  ');
+  return `${cells.map(line).join('\n')}\n`;
+}
+
+function markdownOf(rows: readonly Row[]): string {
+  const line = (row: readonly string[]) => `| ${row.join(' | ')} |`;
+  return `${[line(HEADS), line(HEADS.map(() => '---')), ...best(rows).map((row) => line(cellsOfRow(row)))].join('\n')}\n`;
+}
