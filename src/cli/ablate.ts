@@ -167,6 +167,6 @@ function tableOf(rows: readonly Row[]): string {
 }
 
 function markdownOf(rows: readonly Row[]): string {
-  const line = (row: readonly string[]) => `| ${row.join(' | ')} |`;
-  return `${[line(HEADS), line(HEADS.map(() => '---')), ...best(rows).map((row) => line(cellsOfRow(row)))].join('\n')}\n`;
+  const line = (row: readonly string[]) => `| ${row.join(' | ')} |\n`;
+  return [HEADS, HEADS.map(() => '---'), ...best(rows).map(cellsOfRow)].map(line).join('');
 }
