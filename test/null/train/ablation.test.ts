@@ -1,4 +1,5 @@
-// The cells of an ablation: equal FLOPs, one thing different, and a smaller model that costs what masking does.
+// The cells of an ablation: equal FLOPs, one thing different, and a smaller model that costs what masking
+// does.
 import { describe, expect, test } from 'bun:test';
 import { findRecipe } from '../../../src/recipe/named.ts';
 import { resolveRecipe } from '../../../src/recipe/resolve.ts';
