@@ -155,7 +155,8 @@ const train = {
   preview_every: interval('1m', 'Steps or time between previews (0 = only at the end)'),
   preview_prompts: texts([], 'Captions of the previews (none: captions of the first pictures)'),
   log_every: int(10, { min: 1, unit: 'steps' }, 'Steps between two lines of metrics.jsonl'),
-  keep_last: int(2, { min: 1, unit: 'checkpoints' }, 'Checkpoints that are kept'),
+  keep_last: int(2, { min: 1, unit: 'checkpoints' }, 'Checkpoints that are kept, the newest'),
+  keep_every: int(0, steps, 'Steps between checkpoints that are kept for ever (0 = none)'),
 };
 
 const sample = {

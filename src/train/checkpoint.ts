@@ -21,6 +21,7 @@ import { encodeNumbers, readNumbers } from '../plan/runner.ts';
 import type { Provenance } from '../sample/model-file.ts';
 import { saveModel } from '../sample/model-file.ts';
 import { loadWeights, readParameter, writeParameter } from '../sample/weights.ts';
+import { checkSeal, type Seal, sealOf } from './seal.ts';
 import type { Trainer } from './trainer.ts';
 
 /** Version of the layout; a newer one is refused. */
@@ -39,7 +40,17 @@ export interface RunState {
   readonly data: string | null;
 }
 
+/** Which checkpoints stay: the newest ones, and for ever those of every so many steps (0: none). */
+export interface Keep {
+  readonly keep_last: number;
+  readonly keep_every: number;
+}
+
+/** A checkpoint that is whole, but not for this program or recipe: an older one in its place would hide that. */
+class Unfit extends Failure {}
+
 const nameOf = (step: number) => `step-${String(step).padStart(8, '0')}`;
+const stepOf = (name: string) => Number(name.slice('step-'.length));
 
 /** The folder of checkpoints of a run. */
 export class Checkpoints {
@@ -63,13 +74,13 @@ export class Checkpoints {
     cleanLeftovers(this.folder);
   }
 
-  /** Writes a checkpoint of the trainer as it stands, then removes all but the newest `keep`. */
+  /** Writes a checkpoint of the trainer as it stands, then removes those that need not be kept. */
   save(
     backend: Backend,
     trainer: Trainer,
     state: RunState,
     from: Omit<Provenance, 'step'>,
-    keep: number,
+    keep: Keep,
   ): void {
     const { parameters } = trainer.network;
     const { master, m, v, ema } = trainer.buffers;
@@ -92,39 +103,56 @@ export class Checkpoints {
         { name: 'state', dtype: 'F32', shape: [STATE_SIZE], data: Float32Array.from(block) },
       ];
       writeSafetensors(join(folder, 'optimizer.safetensors'), optimizer);
-      writeWholeFile(
-        join(folder, 'state.json'),
-        `${JSON.stringify({ version: VERSION, ...state }, null, 2)}\n`,
-      );
+      const written = { version: VERSION, ...state, files: sealOf(folder) };
+      writeWholeFile(join(folder, 'state.json'), `${JSON.stringify(written, null, 2)}\n`);
     });
     writeLatest(this.run, name);
     this.prune(keep, name);
   }
 
   /**
-   * Loads a checkpoint into the trainer. Throws a Failure that names the file where one is damaged or
-   * newer.
+   * Loads the newest checkpoint that is whole; null where there is none at all. `warn` is told of those that are
+   * passed over. Throws a Failure where none can be used, and for one that a newer microdiff wrote.
    */
-  load(backend: Backend, trainer: Trainer, name: string): RunState {
-    try {
-      return this.read(backend, trainer, name);
-    } catch (error) {
-      if (!(error instanceof Failure)) throw error;
-      const older = this.names().findLast((n) => n < name);
-      const latest = join(this.run, 'latest');
-      throw new Failure({
-        what: join(this.folder, name),
-        why: `this checkpoint cannot be used (${error.message})`,
-        fix: older
-          ? `To go on from the one before: echo ${older} > ${latest}`
-          : 'Begin anew in another folder (-o)',
-      });
+  restore(
+    backend: Backend,
+    trainer: Trainer,
+    warn: (text: string) => void,
+  ): { readonly name: string; readonly state: RunState } | null {
+    const { latest } = this;
+    if (!latest) return null;
+    const older = this.names().filter((name) => name < latest);
+    for (const [i, name] of [latest, ...older.toReversed()].entries()) {
+      try {
+        return { name, state: this.load(backend, trainer, name) };
+      } catch (error) {
+        if (!(error instanceof Failure)) throw error;
+        const why = `this checkpoint cannot be used (${error.message})`;
+        const what = join(this.folder, name);
+        if (error instanceof Unfit) throw error;
+        if (i === older.length) {
+          throw new Failure({ what, why, fix: 'Begin anew in another folder (-o)' });
+        }
+        warn(`${what}: ${why}: the one before is taken`);
+      }
     }
+    return null;
   }
 
-  private read(backend: Backend, trainer: Trainer, name: string): RunState {
+  /** Loads a checkpoint into the trainer. Throws a Failure that names the file where one is damaged. */
+  load(backend: Backend, trainer: Trainer, name: string): RunState {
     const folder = join(this.folder, name);
-    const state = readState(join(folder, 'state.json'));
+    const { files, ...state } = readState(join(folder, 'state.json'));
+    checkSeal(folder, files);
+    const { totalSteps: total } = trainer;
+    if (state.step > total) {
+      const why = `${state.step} steps are done, and the recipe has ${total}`;
+      throw new Unfit({ what: folder, why, fix: 'Give it as many, or begin anew in another folder (-o)' });
+    }
+    return this.read(backend, trainer, folder, state);
+  }
+
+  private read(backend: Backend, trainer: Trainer, folder: string, state: RunState): RunState {
     trainer.goTo(state.step, state.images);
     const { parameters } = trainer.network;
     const { m, v, ema, state: block } = trainer.buffers;
@@ -153,9 +181,12 @@ export class Checkpoints {
     return state;
   }
 
-  private prune(keep: number, newest: string): void {
+  private prune({ keep_last, keep_every }: Keep, newest: string): void {
     const old = this.names().filter((n) => n <= newest);
-    for (const name of old.slice(0, -keep)) rmSync(join(this.folder, name), { recursive: true, force: true });
+    for (const name of old.slice(0, -keep_last)) {
+      if (keep_every > 0 && stepOf(name) % keep_every === 0) continue;
+      rmSync(join(this.folder, name), { recursive: true, force: true });
+    }
   }
 
   /** Names of all checkpoints, the oldest first. */
@@ -171,8 +202,8 @@ function moment(backend: Backend, region: Region, p: Parameter, prefix: 'm' | 'v
   return { name: `${prefix}.${p.name}`, dtype: 'F32', shape: p.shape, data };
 }
 
-function readState(path: string): RunState {
-  let parsed: Partial<RunState> & { version?: number };
+function readState(path: string): RunState & { files: Seal } {
+  let parsed: Partial<RunState> & { version?: number; files?: Seal };
   try {
     parsed = JSON.parse(readFileSync(path, 'utf8'));
   } catch (error) {
@@ -180,11 +211,12 @@ function readState(path: string): RunState {
     throw new Failure({ what: path, why });
   }
   const { version = 0, step, images, seconds = 0, lossSum = 0, lossCount = 0, data = null } = parsed;
+  const { files = {} } = parsed;
   if (version > VERSION) {
-    throw new Failure({ what: path, why: `was written by a newer microdiff (layout ${version})` });
+    throw new Unfit({ what: path, why: `was written by a newer microdiff (layout ${version})` });
   }
   if (!Number.isSafeInteger(step) || !Number.isSafeInteger(images)) {
     throw new Failure({ what: path, why: 'does not say how many steps and images are done' });
   }
-  return { step: step!, images: images!, seconds, lossSum, lossCount, data };
+  return { step: step!, images: images!, seconds, lossSum, lossCount, data, files };
 }

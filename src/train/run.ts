@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type { Backend } from '../backend/backend.ts';
 import { cleanLeftovers, makeFolder, writeWholeFile } from '../io/atomic.ts';
 import { EXIT, Failure } from '../io/failure.ts';
+import { holdFolder } from '../io/hold.ts';
 import { MetricsLog } from '../io/jsonl.ts';
 import { osCode, osFailure } from '../io/oserror.ts';
 import { readInterval } from '../recipe/field.ts';
@@ -59,6 +60,7 @@ export async function trainRun(options: RunOptions): Promise<RunResult> {
   const data = await openData(recipe, (text) => log.warn(text));
   await loadDrawing(); // what keeps it from being loaded is told now, not at the first preview
   makeFolder(folder);
+  using _held = holdFolder(folder, (text) => log.warn(text));
   cleanLeftovers(folder);
   writeWholeFile(join(folder, 'recipe.toml'), recipeToml(recipe));
   takeAlgorithms(folder, backend, (text) => log.warn(text));
@@ -67,11 +69,11 @@ export async function trainRun(options: RunOptions): Promise<RunResult> {
   const trainer = new Trainer(backend, recipe, data, tower?.caption ?? null);
   const checkpoints = new Checkpoints(folder);
   checkpoints.open();
-  const { latest } = checkpoints;
   let state: RunState = { step: 0, images: 0, seconds: 0, lossSum: 0, lossCount: 0, data: data.hash };
-  if (latest) {
-    state = checkpoints.load(backend, trainer, latest);
-    if (state.data !== data.hash) log.warn(`the pictures are not those that ${latest} was trained on`);
+  const found = checkpoints.restore(backend, trainer, (text) => log.warn(text));
+  if (found) {
+    state = found.state;
+    if (state.data !== data.hash) log.warn(`the pictures are not those that ${found.name} was trained on`);
     const total = trainer.totalSteps;
     if (state.step >= total) log.info(`${folder} is finished: ${state.step} of ${total} steps are done`);
     else log.info(`goes on from step ${state.step} of ${total} in ${folder}`);
@@ -205,7 +207,7 @@ class Run {
       progress.update({ unit: 'step', done: report.step, total, rate: this.rate, loss: report.loss });
       // Weights that make no finite loss are not worth the place of an older checkpoint.
       const good = this.skips === 0;
-      if (good && this.due(recipe.train.checkpoint_every, report.step, this.lastSave)) this.save();
+      if (good && this.saveDue(report.step)) this.trySave();
       if (good && this.due(recipe.train.preview_every, report.step, this.lastPreview)) await this.preview();
       // Signal handlers run only when the event loop does.
       await new Promise((resolve) => setImmediate(resolve));
@@ -216,6 +218,11 @@ class Run {
     if (finished && !existsSync(previewPath(options.folder, total))) await this.preview();
     progress.clear();
     return { folder: options.folder, step: trainer.step, finished };
+  }
+
+  private saveDue(step: number): boolean {
+    const { checkpoint_every, keep_every } = this.options.recipe.train;
+    return this.due(checkpoint_every, step, this.lastSave) || this.due(keep_every, step, 0);
   }
 
   private due(every: number | string, step: number, last: number): boolean {
@@ -270,6 +277,17 @@ class Run {
     return this.begun.seconds + (performance.now() - this.started) / 1000;
   }
 
+  /** A full disk may have room again later, and training is worth more than one checkpoint. */
+  private trySave(): void {
+    try {
+      this.save();
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error;
+      this.options.log.warn(`no checkpoint of step ${this.trainer.step}: ${error.message}`);
+      this.lastSave = performance.now();
+    }
+  }
+
   private save(): void {
     const { backend, recipe, version } = this.options;
     const { step, images, modelRecipe } = this.trainer;
@@ -279,7 +297,7 @@ class Run {
     const from = { recipe: modelRecipe, version, data };
     this.metrics.sync();
     keepAlgorithms(this.options.folder, backend);
-    this.checkpoints.save(backend, this.trainer, state, from, recipe.train.keep_last);
+    this.checkpoints.save(backend, this.trainer, state, from, recipe.train);
     this.saved = step;
     this.lastSave = performance.now();
   }

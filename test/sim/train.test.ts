@@ -111,7 +111,7 @@ describe('beside itself, to the bit', () => {
     const checkpoints = new Checkpoints(folder);
     checkpoints.open();
     const state = { step: 5, images: 20, seconds: 1, lossSum: 0, lossCount: 0, data: 'hash' };
-    checkpoints.save(gpu, begun, state, { recipe: RECIPE, version: '0.0.0', data: 'hash' }, 1);
+    checkpoints.save(gpu, begun, state, { recipe: RECIPE, version: '0.0.0', data: 'hash' }, RECIPE.train);
     begun.free();
     const other = await gpuWith({ precision: 'bf16' });
     const resumed = await trainerOn(other, RECIPE);

@@ -5,6 +5,7 @@ import {
   cpSync,
   existsSync,
   readdirSync,
+  readFileSync,
   rmSync,
   truncateSync,
   writeFileSync,
@@ -174,6 +175,39 @@ describe('signals', () => {
   });
 });
 
+/** Turns the bits of a byte in the midst of a file. */
+function turnByte(path: string): void {
+  const bytes = readFileSync(path);
+  bytes[bytes.length >> 1]! ^= 255;
+  writeFileSync(path, bytes);
+}
+
+describe('two runs in one folder', () => {
+  test('the second is refused with the number of the first; a killed one leaves no lock', async () => {
+    const first = place.start(tiny('shared', LONG));
+    await until(first, () => existsSync(place.at('shared', 'checkpoints', 'step-00000003')));
+    const { code, out, err } = await place.run(tiny('shared', LONG));
+    expect([code, out]).toEqual([1, '']);
+    expect(err).toBe(
+      `error: shared: process ${first.pid} is at work in this folder.` +
+        ' Wait for its end, or choose another folder with -o\n',
+    );
+    first.kill('SIGKILL');
+    await first.exited;
+    const again = await place.run(tiny('shared', { ...LONG, steps: 2 }));
+    expect([again.code, again.err]).toEqual([
+      1,
+      expect.stringMatching(/steps are done, and the recipe has 2/),
+    ]);
+  });
+});
+
+test('checkpoints of every so many steps are kept for ever', async () => {
+  const set = ['train.keep_last=1', 'train.keep_every=3'];
+  expect((await place.run(tiny('kept', { every: '0', set }))).code).toBe(0);
+  expect(readdirSync(place.at('kept', 'checkpoints'))).toEqual(['step-00000003', 'step-00000006', LAST]);
+});
+
 describe('what does not fit', () => {
   test('another recipe is refused, with the key', async () => {
     const { code, out, err } = await place.run(tiny('whole', { set: ['optimizer.lr=1e-3'] }));
@@ -188,41 +222,56 @@ describe('what does not fit', () => {
     expect([passes.code, passes.err]).toEqual([2, expect.stringContaining('(train.micro_batch differs)')]);
   });
 
-  test.each(['model', 'ema', 'optimizer'])(
-    'a cut %s.safetensors is named, with the way out',
-    async (file) => {
-      const run = `cut-${file}`;
+  // Cut, a byte turned, missing: each is told before anything is loaded, and the one before is whole.
+  test.each([
+    [
+      'model.safetensors',
+      'has \\d+ bytes, not \\d+',
+      (path: string) => truncateSync(path, Bun.file(path).size - 9),
+    ],
+    ['ema.safetensors', 'was changed since it was written', turnByte],
+    ['optimizer.safetensors', 'is missing', (path: string) => rmSync(path)],
+    ['state.json', '.+', (path: string) => writeFileSync(path, '{"ver')],
+    ['state.json', 'does not say how many steps', (path: string) => writeFileSync(path, '{"version":1}')],
+  ] as const)(
+    'a damaged %s (%s): the run goes on from the checkpoint before',
+    async (file, words, damage) => {
+      const run = 'damaged';
       cutBack(run, 5);
-      const path = place.at(run, 'checkpoints', 'step-00000005', `${file}.safetensors`);
-      truncateSync(path, Bun.file(path).size - 10);
-      const before = place.hashes(run, 'checkpoints');
+      damage(place.at(run, 'checkpoints', 'step-00000005', file));
       const { code, out, err } = await place.run(tiny(run));
-      expect([code, out]).toEqual([1, '']);
+      expect([code, out]).toEqual([0, `${run}\n`]);
+      const at = `${run}/checkpoints/step-00000005`;
       expect(err).toMatch(
         new RegExp(
-          `^error: ${run}/checkpoints/step-00000005: ` +
-            `this checkpoint cannot be used \\(.*${file}.safetensors: .*\\).` +
-            ` To go on from the one before: echo step-00000004 > ${run}/latest\n$`,
+          `^warning: ${at}: this checkpoint cannot be used \\(${at}/${file}: ${words}.*\\): the one before is taken\n` +
+            'goes on from step 4 of 8',
         ),
       );
-      expect(place.hashes(run, 'checkpoints')).toEqual(before);
-      writeFileSync(place.at(run, 'latest'), 'step-00000004\n');
-      expect((await place.run(tiny(run))).code).toBe(0);
       expect(bits(run)).toEqual(bits('whole'));
+      expect(place.metrics(run)).toEqual(place.metrics('whole'));
+      rmSync(place.at(run), { recursive: true });
     },
   );
 
-  test.each([
-    ['{"version":2,"step":5,"images":20}', 'written by a newer microdiff'],
-    ['{"version":1}', 'does not say how many steps'],
-    ['{"ver', 'state.json'],
-  ])('state.json %s', async (content, words) => {
-    cutBack('state', 5);
-    writeFileSync(place.at('state', 'checkpoints', 'step-00000005', 'state.json'), content);
-    const { code, err } = await place.run(tiny('state'));
-    expect([code, err]).toEqual([1, expect.stringContaining(words)]);
-    expect(err.trimEnd()).not.toContain('\n');
-    rmSync(place.at('state'), { recursive: true });
+  test('no whole checkpoint, or one of a newer microdiff: refused, and all stays as it is', async () => {
+    cutBack('lost', 2);
+    const state = (step: number) => place.at('lost', 'checkpoints', `step-0000000${step}`, 'state.json');
+    writeFileSync(state(2), '{"version":2,"step":2,"images":8}');
+    const newer = await place.run(tiny('lost'));
+    expect([newer.code, newer.out]).toEqual([1, '']);
+    expect(newer.err).toMatch(
+      /^error: lost\/checkpoints\/step-00000002: .*written by a newer microdiff[^\n]*\n$/,
+    );
+    writeFileSync(state(2), '');
+    writeFileSync(state(1), '');
+    const before = place.hashes('lost', 'checkpoints');
+    const none = await place.run(tiny('lost'));
+    expect([none.code, none.out]).toEqual([1, '']);
+    expect(none.err).toMatch(
+      /^warning: .*step-00000002: .*\nerror: .*step-00000001: .* Begin anew in another folder \(-o\)\n$/,
+    );
+    expect(place.hashes('lost', 'checkpoints')).toEqual(before);
   });
 
   test('a broken line of metrics.jsonl is named', async () => {

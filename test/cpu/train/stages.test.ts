@@ -84,7 +84,7 @@ describe('stages of two sizes', () => {
     const checkpoints = new Checkpoints(place.folder);
     checkpoints.open();
     const from = { recipe: whole.modelRecipe, version: '0.0.0', data: null };
-    checkpoints.save(f32, whole, state(step), from, 1);
+    checkpoints.save(f32, whole, state(step), from, recipe.train);
     const later = await trainerOf(recipe);
     checkpoints.load(f32, later, checkpoints.latest!);
     expect(await run(later, 6 - step)).toEqual(await run(whole, 6 - step));

@@ -134,7 +134,7 @@ test('checkpoints in the midst of a stage, with split steps, give the same bits'
   const checkpoints = new Checkpoints(place.folder);
   checkpoints.open();
   const state = { step: 7, images: 56, seconds: 1.5, lossSum: 0.25, lossCount: 1, data: 'hash' };
-  checkpoints.save(f32, whole, state, { recipe, version: '0.0.0', data: 'hash' }, 1);
+  checkpoints.save(f32, whole, state, { recipe, version: '0.0.0', data: 'hash' }, recipe.train);
   const later = await trainerOf(recipe);
   expect(checkpoints.load(f32, later, checkpoints.latest!)).toEqual(state);
   expect(await run(later, 3)).toEqual(await run(whole, 3));
