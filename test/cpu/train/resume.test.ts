@@ -261,7 +261,7 @@ describe('what does not fit', () => {
     const newer = await place.run(tiny('lost'));
     expect([newer.code, newer.out]).toEqual([1, '']);
     expect(newer.err).toMatch(
-      /^error: lost\/checkpoints\/step-00000002: .*written by a newer microdiff[^\n]*\n$/,
+      /^error: lost\/checkpoints\/step-00000002\/state.json: was written by a newer microdiff[^\n]*\n$/,
     );
     writeFileSync(state(2), '');
     writeFileSync(state(1), '');
