@@ -46,7 +46,10 @@ export interface Keep {
   readonly keep_every: number;
 }
 
-/** A checkpoint that is whole, but not for this program or recipe: an older one in its place would hide that. */
+/**
+ * A checkpoint that is whole, but not for this program or recipe: an older one in its place would hide
+ * that.
+ */
 class Unfit extends Failure {}
 
 const nameOf = (step: number) => `step-${String(step).padStart(8, '0')}`;
@@ -111,7 +114,8 @@ export class Checkpoints {
   }
 
   /**
-   * Loads the newest checkpoint that is whole; null where there is none at all. `warn` is told of those that are
+   * Loads the newest checkpoint that is whole; null where there is none at all. `warn` is told of those
+   * that are
    * passed over. Throws a Failure where none can be used, and for one that a newer microdiff wrote.
    */
   restore(

@@ -1,4 +1,5 @@
-// The seal of a checkpoint: size and hash of each of its files, so that damage is told before anything is loaded.
+// The seal of a checkpoint: size and hash of each of its files, so that damage is told before anything is
+// loaded.
 import { closeSync, openSync, readdirSync, readSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { Failure } from '../io/failure.ts';

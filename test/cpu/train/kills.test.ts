@@ -1,4 +1,5 @@
-// Four stages of two sizes, with masks, moments kept and dropped, and averaged weights that begin late: killed
+// Four stages of two sizes, with masks, moments kept and dropped, and averaged weights that begin late:
+// killed
 // twenty times at random moments, the run ends in the bits of an undisturbed one.
 import { afterAll, expect, test } from 'bun:test';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';

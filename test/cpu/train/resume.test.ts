@@ -244,7 +244,8 @@ describe('what does not fit', () => {
       const at = `${run}/checkpoints/step-00000005`;
       expect(err).toMatch(
         new RegExp(
-          `^warning: ${at}: this checkpoint cannot be used \\(${at}/${file}: ${words}.*\\): the one before is taken\n` +
+          `^warning: ${at}: this checkpoint cannot be used \\(${at}/${file}: ${words}.*\\)` +
+            ': the one before is taken\n' +
             'goes on from step 4 of 8',
         ),
       );
