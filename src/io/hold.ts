@@ -35,8 +35,13 @@ export function holdFolder(folder: string, warn: (text: string) => void): Dispos
     warn(`${folder}: this file system has no locks: see to it that no second run uses the folder`);
     break;
   }
-  ftruncateSync(fd, 0);
-  writeSync(fd, `${process.pid} ${hostname()}\n`, 0);
+  try {
+    ftruncateSync(fd, 0);
+    writeSync(fd, `${process.pid} ${hostname()}\n`, 0);
+  } catch (error) {
+    closeSync(fd);
+    throw osFailure(error, path, 'write');
+  }
   return {
     [Symbol.dispose]() {
       ftruncateSync(fd, 0);
