@@ -5,10 +5,10 @@ import type { Backend } from '../backend/backend.ts';
 import { embeddedEmoji } from '../data/emoji/embedded.ts';
 import { heldOutBeside } from '../data/emoji/subset.ts';
 import { readFolder } from '../data/folder.ts';
+import { latentData, sourceData } from '../data/loss-data.ts';
 import { emojiSource, folderSource } from '../data/source.ts';
+import type { LossData } from '../diffusion/loss-data.ts';
 import { trainedPairs } from '../eval/fidelity.ts';
-import { evalLoss, type LossData, type LossOptions, type LossResult } from '../eval/loss.ts';
-import { latentData, sourceData } from '../eval/loss-data.ts';
 import { Failure } from '../io/failure.ts';
 import { encodeRecord } from '../io/jsonl.ts';
 import { INDEX_NAME } from '../io/mds/index.ts';
@@ -17,6 +17,7 @@ import { openTensors } from '../io/open-tensors.ts';
 import type { TensorFile } from '../io/tensor-file.ts';
 import type { Recipe } from '../recipe/schema.ts';
 import { findModel } from '../sample/find-model.ts';
+import { evalLoss, type LossOptions, type LossResult } from '../sample/loss.ts';
 import { hasRecipe, loadModel, type Model } from '../sample/model-file.ts';
 import { declareNetwork } from '../sample/network.ts';
 import { publishedRecipe } from '../sample/published.ts';
@@ -51,6 +52,7 @@ export interface MeasureOptions extends Omit<LossOptions, 'levels'> {
   /** A folder of pictures or shards; the held-out emoji when left out. */
   readonly data: string | undefined;
   readonly warn: (text: string) => void;
+  readonly onImages?: (done: number, total: number) => void;
 }
 
 /** The loss of a model file on data that it was not trained on. */

@@ -1,13 +1,14 @@
 // Data that a loss is taken on: pictures with captions as a source gives them, and shards of latents with
 // the states of a text tower, as MicroDiT's own are.
-import type { Source, SourceShape } from '../data/source.ts';
+import type { LossData } from '../diffusion/loss-data.ts';
 import { f16ToFloat32 } from '../io/dtype.ts';
 import { Failure } from '../io/failure.ts';
 import type { MdsSet } from '../io/mds/set.ts';
 import type { MdsValue } from '../io/mds/values.ts';
 import type { ModelConfig } from '../recipe/schema.ts';
+import { idPairs } from '../text/clip.ts';
 import { ROWS_PER_WORD } from '../text/words.ts';
-import type { LossData } from './loss.ts';
+import type { Source, SourceShape } from './source.ts';
 
 /** Pictures of a source, in its order, each with the first wording of its caption. */
 export function sourceData(source: Source, { size, length }: SourceShape, name = source.name): LossData {
@@ -22,37 +23,48 @@ export function sourceData(source: Source, { size, length }: SourceShape, name =
   };
 }
 
-/** Latents of the model's size and caption latents out of shards: float16, stored as training takes them. */
+/** Which samples of a set, and whether their captions are taken as token ids. */
+export interface LatentPart {
+  readonly first?: number;
+  readonly count?: number;
+  readonly tokens?: boolean;
+}
+
+/** Latents of the model's size and captions out of shards: float16 or ids, stored as training takes them. */
 export function latentData(
   set: MdsSet,
   { in_channels, input_size, caption_channels }: ModelConfig,
   name: string,
+  { first = 0, count = set.count - first, tokens = false }: LatentPart = {},
 ): LossData {
   const imageSize = in_channels * input_size * input_size;
   const column = `latents_${input_size * 8}`;
+  const text = tokens ? 'caption_tokens' : 'caption_latents';
   const refuse = (why: string) =>
     new Failure({ what: name, why, fix: 'Give shards with captions and latents for this model' });
   const columns = set.index.shards[0]?.columns.map((one) => one.name) ?? [];
-  for (const wanted of [column, 'caption_latents']) {
+  for (const wanted of [column, text]) {
     if (!columns.includes(wanted)) throw refuse(`has no column ${wanted} (it has ${columns.join(', ')})`);
   }
-  const half = (item: number, from: string) => bytesOf(set.value(item, from));
-  const length = half(0, 'caption_latents').byteLength / 2 / caption_channels;
+  const half = (item: number, from: string) => bytesOf(set.value(first + item, from));
+  const length = half(0, text).byteLength / 2 / (tokens ? 1 : caption_channels);
   if (!Number.isInteger(length)) throw refuse(`its captions are not of width ${caption_channels}`);
-  const write = (item: number, from: string, count: number, out: Float32Array, offset: number) => {
+  const bits = (item: number, from: string, numbers: number) => {
     const bytes = half(item, from);
-    if (bytes.byteLength !== 2 * count) {
-      throw refuse(`sample ${item}: ${from} has ${bytes.byteLength / 2} numbers, not ${count}`);
+    if (bytes.byteLength !== 2 * numbers) {
+      throw refuse(`sample ${first + item}: ${from} has ${bytes.byteLength / 2} numbers, not ${numbers}`);
     }
-    const bits = new Uint16Array(bytes.slice().buffer); // aligned
-    f16ToFloat32(bits, out.subarray(offset, offset + count));
+    return new Uint16Array(bytes.slice().buffer); // aligned
   };
+  const write = (item: number, from: string, numbers: number, out: Float32Array, offset: number) =>
+    f16ToFloat32(bits(item, from, numbers), out.subarray(offset, offset + numbers));
   return {
-    ...{ name, count: set.count, captions: 'captions', length, imageSize },
-    captionSize: length * caption_channels,
+    ...{ name, count, captions: tokens ? 'tokens' : 'captions', length, imageSize },
+    captionSize: length * (tokens ? 2 : caption_channels),
     image: (item, out, offset) => write(item, column, imageSize, out, offset),
     caption(item, out, offset) {
-      if (out instanceof Float32Array) write(item, 'caption_latents', length * caption_channels, out, offset);
+      if (out instanceof Float32Array) write(item, text, length * caption_channels, out, offset);
+      else out.set(idPairs(bits(item, text, length)), offset);
     },
   };
 }

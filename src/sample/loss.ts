@@ -3,30 +3,19 @@
 // loss without masks and without dropped captions.
 import type { Backend } from '../backend/backend.ts';
 import { trainingLoss } from '../diffusion/edm.ts';
+import type { LossData } from '../diffusion/loss-data.ts';
 import { Failure } from '../io/failure.ts';
+import type { Context } from '../model/layers.ts';
 import { denoiseTokens, directView, embedCaption } from '../model/dit.ts';
 import { gaussian, PURPOSE, words } from '../plan/ops/random.ts';
 import { freeze } from '../plan/plan.ts';
 import { Runner } from '../plan/runner.ts';
+import type { Tensor } from '../plan/tensor.ts';
 import { Trace } from '../plan/trace.ts';
 import type { Recipe } from '../recipe/schema.ts';
-import { captionInput, contextFor, type Network } from '../sample/network.ts';
-import { type LoadedWeights, regionsOf } from '../sample/weights.ts';
-
-/** Images and captions as the network takes them. */
-export interface LossData {
-  readonly name: string;
-  readonly count: number;
-  /** Numbers of an image and of a caption. */
-  readonly imageSize: number;
-  readonly captionSize: number;
-  /** Captions are rows of words for the small encoder, or states of a text tower [S, D]. */
-  readonly captions: 'words' | 'captions';
-  /** Caption length S. */
-  readonly length: number;
-  image(item: number, out: Float32Array, offset: number): void;
-  caption(item: number, out: Float32Array | Int32Array, offset: number): void;
-}
+import { type CaptionTower, traceCaptions } from './clip-encoder.ts';
+import { captionInput, contextFor, type Network } from './network.ts';
+import { type LoadedWeights, regionsOf } from './weights.ts';
 
 export interface Estimate {
   readonly loss: number;
@@ -45,7 +34,6 @@ export interface LossOptions {
   readonly levels: number;
   readonly seed: number;
   readonly batchSize: number;
-  readonly onImages?: (done: number, total: number) => void;
 }
 
 /** The noise levels at the shares (k + 1/2) / n of training's ln sigma ~ N(P_mean, P_std^2). */
@@ -68,43 +56,68 @@ function normalQuantile(share: number): number {
   }
 }
 
+/** What the loss is taken of. `tower`: reads token ids of the data. */
+export interface LossModel {
+  readonly network: Network;
+  readonly weights: LoadedWeights;
+  readonly recipe: Recipe;
+  readonly tower?: CaptionTower | null;
+}
+
 /** At least two images. */
 export function evalLoss(
   backend: Backend,
-  { network, weights, recipe }: { network: Network; weights: LoadedWeights; recipe: Recipe },
+  model: LossModel,
   data: LossData,
-  { count = data.count, levels: levelCount, seed, batchSize, onImages = () => {} }: LossOptions,
+  { onImages = () => {}, ...options }: LossOptions & { onImages?: (done: number, total: number) => void },
 ): LossResult {
+  const steps = lossSteps(backend, model, data, options);
+  for (let step = steps.next(); ; step = steps.next()) {
+    if (step.done) return step.value;
+    onImages(step.value, Math.min(options.count ?? data.count, data.count));
+  }
+}
+
+/** The same in steps of one batch, each of which yields how many images are done. */
+export function* lossSteps(
+  backend: Backend,
+  model: LossModel,
+  data: LossData,
+  { count = data.count, levels: levelCount, seed, batchSize }: LossOptions,
+): Generator<number, LossResult> {
   const images = Math.min(count, data.count);
   if (images < 2) {
     throw new Failure({ what: data.name, why: 'has fewer than two images', fix: 'Give more images' });
   }
-  const sigmas = lossLevels(recipe, levelCount);
-  const runner = lossRunner(backend, network, weights, recipe, data, batchSize);
+  const sigmas = lossLevels(model.recipe, levelCount);
+  const runner = lossRunner(backend, model, data, batchSize);
   const x0 = new Float32Array(batchSize * data.imageSize);
-  const Captions = data.captions === 'words' ? Int32Array : Float32Array;
+  const Captions = data.captions === 'captions' ? Float32Array : Int32Array;
   const captions = new Captions(batchSize * data.captionSize);
   const places = new Int32Array(2 * batchSize);
   runner.set('seed', Int32Array.from(words(seed)));
   const losses = sigmas.map(() => new Float64Array(images));
-  for (let first = 0; first < images; first += batchSize) {
-    const n = Math.min(batchSize, images - first);
-    for (let i = 0; i < n; i++) {
-      data.image(first + i, x0, i * data.imageSize);
-      data.caption(first + i, captions, i * data.captionSize);
+  try {
+    for (let first = 0; first < images; first += batchSize) {
+      const n = Math.min(batchSize, images - first);
+      for (let i = 0; i < n; i++) {
+        data.image(first + i, x0, i * data.imageSize);
+        data.caption(first + i, captions, i * data.captionSize);
+      }
+      runner.set('x0', x0);
+      runner.set(data.captions, captions);
+      for (const [level, sigma] of sigmas.entries()) {
+        for (let i = 0; i < n; i++) places.set(words((first + i) * levelCount + level), 2 * i);
+        runner.set('places', places);
+        runner.set('sigma', new Float32Array(batchSize).fill(sigma));
+        runner.run();
+        losses[level]!.set(runner.get('loss').subarray(0, n), first);
+      }
+      yield first + n;
     }
-    runner.set('x0', x0);
-    runner.set(data.captions, captions);
-    for (const [level, sigma] of sigmas.entries()) {
-      for (let i = 0; i < n; i++) places.set(words((first + i) * levelCount + level), 2 * i);
-      runner.set('places', places);
-      runner.set('sigma', new Float32Array(batchSize).fill(sigma));
-      runner.run();
-      losses[level]!.set(runner.get('loss').subarray(0, n), first);
-    }
-    onImages(first + n, images);
+  } finally {
+    runner.free();
   }
-  runner.free();
   const overall = Float64Array.from({ length: images }, (_, i) => {
     return losses.reduce((sum, level) => sum + level[i]!, 0) / sigmas.length;
   });
@@ -112,20 +125,14 @@ export function evalLoss(
   return { ...estimate(overall), count: images, levels };
 }
 
-function lossRunner(
-  backend: Backend,
-  network: Network,
-  weights: LoadedWeights,
-  recipe: Recipe,
-  data: LossData,
-  N: number,
-): Runner {
+function lossRunner(backend: Backend, model: LossModel, data: LossData, N: number): Runner {
+  const { network, weights, recipe, tower = null } = model;
   const trace = new Trace();
   const g = contextFor(network, trace, { exactRows: true });
   const { dit } = network;
   const { in_channels: C, input_size: S, patch_size: patchSize } = dit.config;
   const [places, seed] = [trace.input('places', [N, 2], 'i32'), trace.input('seed', [2], 'i32')];
-  const caption = embedCaption(g, dit, captionInput(g, network, trace, N, data.length));
+  const caption = embedCaption(g, dit, captionsOf(trace, g, model, data, N));
   const view = directView(g, dit, caption);
   const batch = {
     x0: trace.input('x0', [N, C, S, S], 'real'),
@@ -143,7 +150,19 @@ function lossRunner(
     ),
   );
   const plan = freeze('loss', trace, { elemBytes: backend.elemBytes });
-  return new Runner(backend, plan, regionsOf(weights));
+  return new Runner(backend, plan, { ...regionsOf(weights), ...tower?.regions });
+}
+
+function captionsOf(
+  trace: Trace,
+  g: Context,
+  { network, tower }: LossModel,
+  data: LossData,
+  N: number,
+): Tensor {
+  if (data.captions !== 'tokens') return captionInput(g, network, trace, N, data.length);
+  if (!tower) throw new Failure({ what: data.name, why: 'has token ids, and there is no text tower' });
+  return traceCaptions(tower, trace.input('tokens', [N, data.length, 2], 'i32'));
 }
 
 function estimate(values: Float64Array): Estimate {
