@@ -106,6 +106,9 @@ export function checkRecipe(recipe: Recipe, origin: Origin): void {
     const wrong = stages?.find((n) => !Number.isInteger(n) || n > Math.max(1, recipe.stage.length));
     if (wrong !== undefined) refuse(`${key}.stages`, `there is no stage ${wrong}`, 'Count from 1');
   }
+  if (recipe.data.source.some(({ validation }) => validation) && recipe.data.validation === 0) {
+    refuse('data.validation', '0, but a source is for validation', 'Say how many samples of it are used');
+  }
   if ((image.kind === 'latents') !== (text.encoder !== 'words')) {
     refuse(
       'text.encoder',
@@ -114,7 +117,7 @@ export function checkRecipe(recipe: Recipe, origin: Origin): void {
     );
   }
   for (const i of recipe.stage.keys()) {
-    const used = recipe.data.source.filter(({ stages }) => stages?.includes(i + 1) ?? true);
+    const used = recipe.data.source.filter((row) => !row.validation && (row.stages?.includes(i + 1) ?? true));
     if (recipe.data.source.length > 0 && used.length === 0) {
       refuse(`stage.${i}`, 'no data.source is for this stage', 'Add its number to the stages of one');
     }

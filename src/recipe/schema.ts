@@ -89,6 +89,11 @@ const diffusion = {
 const data = {
   caption_dropout: real(0.1, share, 'Share of captions that are zeroed, for guidance'),
   seed: int(0, seed, 'Seed of the order of the pictures'),
+  validation: int(
+    0,
+    { min: 0, max: 2 ** 24, unit: 'samples' },
+    'Held out of the first source (emoji: those that are held out anyway) for the validation loss; 0 = none',
+  ),
   window: int(64, { min: 1, unit: 'shards' }, 'Shards of a set that are shuffled together'),
   workers: int(
     0,
@@ -116,6 +121,7 @@ const source = {
   styles: texts(undefined, 'Drawing styles to use (all of them when left out)'),
   count: int(undefined, { min: 1, unit: 'pictures' }, 'Use the first so many pictures only'),
   stages: reals(undefined, { min: 1 }, 'Numbers of the stages that use it, from 1 (all when left out)'),
+  validation: bool(false, 'Not trained on: its first data.validation samples are for the validation loss'),
 };
 
 const optimizer = {
@@ -152,11 +158,19 @@ const train = {
   ),
   seed: int(0, seed, 'Seed of weights, noise, masks and caption dropout'),
   checkpoint_every: interval('5m', 'Steps or time between checkpoints (0 = only at the end)'),
+  validate_every: interval(500, 'Steps or time between validation losses (0 = only at the end)'),
   preview_every: interval('1m', 'Steps or time between previews (0 = only at the end)'),
   preview_prompts: texts([], 'Captions of the previews (none: captions of the first pictures)'),
   log_every: int(10, { min: 1, unit: 'steps' }, 'Steps between two lines of metrics.jsonl'),
   keep_last: int(2, { min: 1, unit: 'checkpoints' }, 'Checkpoints that are kept, the newest'),
   keep_every: int(0, steps, 'Steps between checkpoints that are kept for ever (0 = none)'),
+  non_finite: choice(
+    'skip',
+    ['skip', 'stop'],
+    'A step whose loss or gradient is not finite changes nothing: go on with the next, or stop (exit code 4)',
+  ),
+  skip_limit: int(5, { min: 1, unit: 'steps' }, 'Skipped steps in a row after which the run stops'),
+  tensorboard: bool(true, 'Also write the metrics and previews as event files of TensorBoard'),
 };
 
 const sample = {

@@ -39,8 +39,8 @@ export function previewPath(folder: string, step: number): string {
   return join(folder, 'previews', `step-${String(step).padStart(8, '0')}.png`);
 }
 
-/** Samples with the averaged weights, where there are any, and writes previews/step-N.png. */
-export async function drawPreview(options: PreviewOptions): Promise<void> {
+/** Samples with the averaged weights, where there are any, and writes previews/step-N.png; returns it. */
+export async function drawPreview(options: PreviewOptions): Promise<Uint8Array | null> {
   const { backend, recipe, folder, trainer, data, interrupt } = options;
   const prompts = await previewPrompts(recipe, data);
   const { ema, weight, master } = trainer.buffers;
@@ -52,11 +52,12 @@ export async function drawPreview(options: PreviewOptions): Promise<void> {
   const requests = prompts.map((prompt, i) => ({ prompt, negative_prompt: '', seed: i, steps, cfg_scale }));
   const pictures = await sampleImages(backend, model, requests, { batchSize: 8, interrupt });
   if (ema && weights.weight !== ema) weights.weight.free();
-  if (pictures.length < requests.length) return;
+  if (pictures.length < requests.length) return null;
   const images = pictures.flatMap(({ pixels }, i) => (pixels ? [{ pixels, caption: prompts[i]! }] : []));
   const { drawSheet } = await loadDrawing();
   makeFolder(join(folder, 'previews'));
-  if (images.length === 0) return;
+  if (images.length === 0) return null;
   const sheet = drawSheet(images, { title: `step ${trainer.step}` });
   writeWholeFile(previewPath(folder, trainer.step), sheet);
+  return sheet;
 }

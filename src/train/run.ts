@@ -5,7 +5,6 @@ import type { Backend } from '../backend/backend.ts';
 import { cleanLeftovers, makeFolder, writeWholeFile } from '../io/atomic.ts';
 import { EXIT, Failure } from '../io/failure.ts';
 import { holdFolder } from '../io/hold.ts';
-import { MetricsLog } from '../io/jsonl.ts';
 import { osCode, osFailure } from '../io/oserror.ts';
 import { readInterval } from '../recipe/field.ts';
 import { recipeToml, resolveRecipe } from '../recipe/resolve.ts';
@@ -16,9 +15,12 @@ import { type LoadedParts, openParts, openTextTower } from '../sample/published.
 import { pulledPart } from '../sample/pulled.ts';
 import { keepAlgorithms, takeAlgorithms } from './algorithms.ts';
 import { Checkpoints, type RunState } from './checkpoint.ts';
+import { Journal } from './journal.ts';
 import { drawPreview, loadDrawing, previewPath } from './preview.ts';
 import { openData, type RecipeData } from './source.ts';
+import { type Spike, SpikeWatch } from './spikes.ts';
 import { type StepReport, Trainer } from './trainer.ts';
+import { validationLoss } from './validation.ts';
 
 /** What the run tells while it goes on. */
 export interface Watch {
@@ -50,8 +52,8 @@ export interface RunResult {
   readonly finished: boolean;
 }
 
-/** Skipped steps in a row after which the run is given up: the weights themselves are not finite. */
-const SKIPS = 5;
+/** Seconds between two warnings of steps that were far out; events.jsonl has all of them. */
+const SPIKE_WARNING = 60;
 
 /** Trains until the recipe is done or a stop is asked for; a checkpoint is written in both cases. */
 export async function trainRun(options: RunOptions): Promise<RunResult> {
@@ -83,8 +85,8 @@ export async function trainRun(options: RunOptions): Promise<RunResult> {
       `${trainer.network.parameters.trainable.toLocaleString('en')} parameters, ${trainer.totalSteps} steps`,
     );
   }
-  using metrics = MetricsLog.open(join(folder, 'metrics.jsonl'), state.step);
-  const run = new Run(options, data, trainer, checkpoints, metrics, state, parts);
+  using journal = Journal.open(folder, state.step, recipe.train.tensorboard);
+  const run = new Run(options, data, trainer, checkpoints, journal, state, { parts, tower });
   try {
     return await run.loop();
   } finally {
@@ -179,6 +181,9 @@ class Run {
   private previewed = -1;
   private lastSave = performance.now();
   private lastPreview = performance.now();
+  private lastValidation = performance.now();
+  private lastSpike = Number.NEGATIVE_INFINITY;
+  private readonly spikes = { loss: new SpikeWatch(), grad_norm: new SpikeWatch() };
   private rate = 0;
 
   constructor(
@@ -186,9 +191,9 @@ class Run {
     private readonly data: RecipeData,
     private readonly trainer: Trainer,
     private readonly checkpoints: Checkpoints,
-    private readonly metrics: MetricsLog,
+    private readonly journal: Journal,
     private readonly begun: RunState,
-    private readonly parts: LoadedParts | null,
+    private readonly beside: { readonly parts: LoadedParts | null; readonly tower: ClipEncoder | null },
   ) {
     this.lossSum = begun.lossSum;
     this.lossCount = begun.lossCount;
@@ -207,6 +212,8 @@ class Run {
       progress.update({ unit: 'step', done: report.step, total, rate: this.rate, loss: report.loss });
       // Weights that make no finite loss are not worth the place of an older checkpoint.
       const good = this.skips === 0;
+      // Before the checkpoint, so that who goes on from it has no loss to make up.
+      if (good && this.validationDue(report.step)) await this.validate(report.stage);
       if (good && this.saveDue(report.step)) this.trySave();
       if (good && this.due(recipe.train.preview_every, report.step, this.lastPreview)) await this.preview();
       // Signal handlers run only when the event loop does.
@@ -225,6 +232,11 @@ class Run {
     return this.due(checkpoint_every, step, this.lastSave) || this.due(keep_every, step, 0);
   }
 
+  private validationDue(step: number): boolean {
+    const { validate_every } = this.options.recipe.train;
+    return step === this.trainer.totalSteps || this.due(validate_every, step, this.lastValidation);
+  }
+
   private due(every: number | string, step: number, last: number): boolean {
     const interval = readInterval(every);
     if ('steps' in interval) return interval.steps > 0 && step % interval.steps === 0;
@@ -233,7 +245,8 @@ class Run {
 
   /** Counts a step, and writes a line of metrics when one is due. Throws when too many steps were skipped. */
   private note(report: StepReport, ms: number): void {
-    const { log_every } = this.options.recipe.train;
+    const { log_every, non_finite, skip_limit } = this.options.recipe.train;
+    const first = this.seen;
     const speed = (report.images - this.seen) / (ms / 1000);
     this.seen = report.images;
     this.rate = this.rate === 0 ? speed : 0.95 * this.rate + 0.05 * speed;
@@ -241,19 +254,22 @@ class Run {
       this.skips += 1;
       const why = `loss ${report.loss}, gradient norm ${report.gradNorm}`;
       this.options.log.warn(`step ${report.step} was skipped: ${why}`);
-      if (this.skips >= SKIPS) this.giveUp(report);
+      this.journal.tell({ ...this.about('skipped', report, first), lr: report.lr });
+      if (non_finite === 'stop' || this.skips >= skip_limit) this.giveUp(report);
     } else {
       this.skips = 0;
       this.lossSum += report.loss;
       this.lossCount += 1;
+      this.lookForSpike(report, first);
     }
     if (report.step % log_every !== 0 && report.step !== this.trainer.totalSteps) return;
-    this.metrics.append({
+    this.journal.note({
       step: report.step,
       images: report.images,
       loss: this.lossCount ? this.lossSum / this.lossCount : report.loss,
       lr: report.lr,
       grad_norm: report.gradNorm,
+      skipped: report.skippedSteps,
       images_per_s: Number(this.rate.toFixed(2)),
       seconds: Number(this.seconds().toFixed(1)),
       stage: report.stage,
@@ -265,12 +281,55 @@ class Run {
   private giveUp(report: StepReport): never {
     const kept = this.checkpoints.latest;
     const left = kept ? `checkpoint ${kept} is kept` : 'there was no checkpoint yet';
+    const many = `${this.skips} steps in a row had`;
+    const why = `${this.skips > 1 ? many : 'had'} a loss or gradient that is not finite`;
     throw new Failure({
       what: `step ${report.step}`,
-      why: `${SKIPS} steps in a row had a loss or gradient that is not finite`,
+      why,
       fix: `Train in another folder (-o) with a lower optimizer.lr; ${left}`,
       code: EXIT.nonFinite,
     });
+  }
+
+  private about(event: string, { step, loss, gradNorm, stage }: StepReport, first: number) {
+    // The places of its images: noise, levels and masks are drawn from them, so that the step can be done
+    // again.
+    return { step, event, stage, loss, grad_norm: gradNorm, places: [first, this.seen - 1] };
+  }
+
+  private lookForSpike(report: StepReport, first: number): void {
+    const [loss, grad_norm] = [
+      this.spikes.loss.note(report.loss),
+      this.spikes.grad_norm.note(report.gradNorm),
+    ];
+    if (!loss && !grad_norm) return;
+    const medians = {
+      ...(loss && { loss_median: loss.median }),
+      ...(grad_norm && { grad_norm_median: grad_norm.median }),
+    };
+    this.journal.tell({ ...this.about('spike', report, first), ...medians });
+    const now = performance.now();
+    if (now - this.lastSpike < 1000 * SPIKE_WARNING) return;
+    this.lastSpike = now;
+    const words = (name: string, spike: Spike | null) =>
+      spike ? [`${name} ${spike.value.toPrecision(3)}, lately ${spike.median.toPrecision(3)}`] : [];
+    const both = [...words('loss', loss), ...words('gradient norm', grad_norm)].join('; ');
+    this.options.log.warn(`step ${report.step} is far out: ${both} (see events.jsonl)`);
+  }
+
+  /** A line of metrics with the loss on held-out data, of the averaged weights where there are any. */
+  private async validate(stage: number): Promise<void> {
+    const { trainer, options } = this;
+    const { step, images, network, buffers } = trainer;
+    const data = this.data.validation(stage);
+    this.lastValidation = performance.now();
+    if (!data) return;
+    const weights = buffers.ema ?? buffers.master;
+    const tower = this.beside.tower?.caption ?? null;
+    const found = await validationLoss({ ...options, network, weights, tower }, data);
+    if (!found) return;
+    const seconds = Number(this.seconds().toFixed(1));
+    this.journal.note({ step, images, val_loss: found.loss, val_levels: found.levels, seconds, stage });
   }
 
   private seconds(): number {
@@ -295,7 +354,7 @@ class Run {
     const { lossSum, lossCount } = this;
     const state = { step, images, seconds: this.seconds(), lossSum, lossCount, data };
     const from = { recipe: modelRecipe, version, data };
-    this.metrics.sync();
+    this.journal.sync();
     keepAlgorithms(this.options.folder, backend);
     this.checkpoints.save(backend, this.trainer, state, from, recipe.train);
     this.saved = step;
@@ -316,10 +375,12 @@ class Run {
 
   private async preview(): Promise<void> {
     if (this.previewed === this.trainer.step) return;
-    const { parts, trainer, data, options } = this;
+    const { trainer, data, options } = this;
+    const { parts } = this.beside;
     if (options.recipe.image.kind === 'latents' && !parts) return;
     try {
-      await drawPreview({ ...options, trainer, data, ...(parts ? { parts } : {}) });
+      const sheet = await drawPreview({ ...options, trainer, data, ...(parts ? { parts } : {}) });
+      if (sheet) this.journal.preview(trainer.step, sheet);
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
       this.options.log.warn(`no preview: ${error.message}`); // training is worth more

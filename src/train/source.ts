@@ -2,18 +2,30 @@
 import { Batches } from '../data/batch.ts';
 import { embeddedEmoji } from '../data/emoji/embedded.ts';
 import { type FolderPictures, readFolder } from '../data/folder.ts';
-import { openSources } from '../data/source.ts';
+import { splitSource } from '../data/held-out.ts';
+import { openSources, type Source } from '../data/source.ts';
+import type { LossData } from '../diffusion/loss-data.ts';
 import { Failure } from '../io/failure.ts';
 import type { DataSource, Recipe } from '../recipe/schema.ts';
 import { recipeOfStage, stageStarts } from '../recipe/stages.ts';
 import { ShardBatches } from './shards.ts';
 import type { TrainingData } from './trainer.ts';
+import {
+  isSplit,
+  openLatentsHeldOut,
+  picturesHeldOut,
+  trainingCount,
+  trainingRows,
+  validationRow,
+} from './validation.ts';
 
 export interface RecipeData extends TrainingData {
   /** Hash of the embedded pictures and folders that are trained on; null where all is drawn on the fly. */
   readonly hash: string | null;
   /** The caption of an image of the run, as it is read there in the first stage. */
   captionAt(place: number): string | Promise<string>;
+  /** What the validation loss of a stage is taken on; null where there is none. */
+  validation(index: number): LossData | null;
   /** Ends what reads files. */
   close(): Promise<void>;
 }
@@ -32,17 +44,20 @@ export async function openData(recipe: Recipe, warn: (text: string) => void): Pr
   if (image.kind === 'latents') return openShards(recipe);
   const starts = stageStarts(recipe);
   const stages: Batches[] = [];
+  const validation: (LossData | null)[] = [];
   const hashes = new Set<string>(emoji ? [emoji.hash] : []);
   for (const [index, row] of recipe.stage.entries()) {
     const { image, text } = recipeOfStage(recipe, row);
     const same = firstOfSame(recipe, index);
     if (same < index && image.size === recipeOfStage(recipe, recipe.stage[index - 1]!).image.size) {
       stages.push(stages[index - 1]!);
+      validation.push(validation[index - 1]!);
       continue;
     }
-    const rows = sourcesOf(recipe, index);
+    const rows = trainingRows(recipe, index);
+    const forLoss = validationRow(recipe, index);
     const folders = new Map<string, FolderPictures>();
-    for (const { path } of rows) {
+    for (const { path } of forLoss?.validation ? [...rows, forLoss] : rows) {
       if (!path || folders.has(path)) continue;
       const folder = await readFolder(path, image.size, warn);
       folders.set(path, folder);
@@ -53,7 +68,17 @@ export async function openData(recipe: Recipe, warn: (text: string) => void): Pr
       emoji: () => emoji ?? unopened('emoji'),
       folder: (path: string) => folders.get(path) ?? unopened(path),
     };
-    const sources = openSources(rows, files, shape, recipe.train.seed);
+    const held = new Map<DataSource, Source>();
+    const sources = openSources(rows, files, shape, recipe.train.seed).map((source, i) => {
+      if (!isSplit(recipe, rows[i]!)) return source;
+      const parts = splitSource(source, recipe.data.validation);
+      held.set(rows[i]!, parts.held);
+      return parts.rest;
+    });
+    if (forLoss?.validation) {
+      held.set(forLoss, openSources([forLoss], files, shape, recipe.train.seed)[0]!);
+    }
+    validation.push(forLoss && (await picturesHeldOut(recipe, forLoss, shape, held.get(forLoss) ?? null)));
     const weights = rows.map((s) => s.weight ?? 1);
     stages.push(new Batches(sources, weights, shape, data.seed, starts[same]!.image));
   }
@@ -61,7 +86,13 @@ export async function openData(recipe: Recipe, warn: (text: string) => void): Pr
   const hash =
     others.length > 0 ? new Bun.SHA256().update([...hashes].join(' ')).digest('hex') : (first ?? null);
   const captionAt = (place: number) => stages[0]!.captionAt(place);
-  return { stage: (index) => stages[index]!, captionAt, hash, close: async () => {} };
+  return {
+    stage: (index) => stages[index]!,
+    validation: (index) => validation[index]!,
+    captionAt,
+    hash,
+    close: async () => {},
+  };
 }
 
 /** Shards of latents: for each size and choice of sets a stream. */
@@ -76,26 +107,29 @@ async function openShards(recipe: Recipe): Promise<RecipeData> {
       stages.push(stages[index - 1]!);
       continue;
     }
-    const sets = sourcesOf(recipe, index).map(({ path = '', weight, count }) => ({ path, weight, count }));
+    const sets = trainingRows(recipe, index).map((source) => {
+      const { path = '', weight } = source;
+      return { path, weight, count: trainingCount(recipe, source) };
+    });
     stages.push(await ShardBatches.open(ofStage, sets, starts[same]!.image));
   }
   const streams = [...new Set(stages)];
+  const heldOut = await openLatentsHeldOut(recipe);
   return {
     stage: (index) => stages[index]!,
+    validation: (index) => heldOut.data[index]!,
     captionAt: (place) => stages[0]!.captionAt(place),
     hash: new Bun.SHA256().update(streams.map(({ stream }) => stream.hash).join(' ')).digest('hex'),
-    close: async () => void (await Promise.all(streams.map((batches) => batches.close()))),
+    async close() {
+      heldOut.close();
+      await Promise.all(streams.map((batches) => batches.close()));
+    },
   };
-}
-
-/** The sources that a stage uses. */
-function sourcesOf(recipe: Recipe, index: number): DataSource[] {
-  return recipe.data.source.filter(({ stages }) => stages?.includes(index + 1) ?? true);
 }
 
 /** The first of the stages up to this one that all use the same sources. */
 function firstOfSame(recipe: Recipe, index: number): number {
-  const used = (i: number) => sourcesOf(recipe, i).map((source) => recipe.data.source.indexOf(source));
+  const used = (i: number) => trainingRows(recipe, i).map((source) => recipe.data.source.indexOf(source));
   let first = index;
   while (first > 0 && used(first - 1).join() === used(index).join()) first--;
   return first;

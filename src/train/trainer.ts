@@ -51,6 +51,8 @@ export interface StepReport {
   readonly stage: number;
   /** The step changed nothing, because its loss or gradient was not finite. */
   readonly skipped: boolean;
+  /** Such steps so far, this one included. */
+  readonly skippedSteps: number;
 }
 
 /** Everything that a step changes or reads, as flat buffers of the backend. */
@@ -185,6 +187,7 @@ export class Trainer {
       lr,
       stage: index,
       skipped: state[STATE.skip] !== 0,
+      skippedSteps: state[STATE.skipped]!,
     };
   }
 

@@ -43,6 +43,7 @@ export interface Panel {
 
 export const PANELS: readonly Panel[] = [
   { key: 'loss', title: 'Loss', noisy: true, mayLog: true },
+  { key: 'val_loss', title: 'Validation loss', noisy: false, mayLog: true },
   { key: 'lr', title: 'Learning rate', noisy: false, mayLog: false },
   { key: 'grad_norm', title: 'Gradient norm', noisy: true, mayLog: true },
   { key: 'images_per_s', title: 'Images per second', noisy: true, mayLog: false },
