@@ -97,7 +97,7 @@ describe('steps whose numbers are not finite', () => {
     expect(latest).toBe(`step-0000000${step - 1}`);
   });
 
-  test('skip: so many in a row end it, each with a line of events.jsonl and counted in the metrics', async () => {
+  test('skip: so many in a row end it, each counted and a line of events.jsonl', async () => {
     const { code, err } = await place.run(tiny('skip', ...wild, 'train.skip_limit=3'));
     expect([code, err]).toEqual([4, expect.stringContaining('3 steps in a row had a loss or gradient')]);
     expect(skipped('skip').length).toBe(3);
