@@ -12,6 +12,8 @@ export interface Flag<V = unknown> extends Field<V> {
   readonly alias?: string;
   /** Word for the value in help: --out <FILE>. */
   readonly hint?: string;
+  /** May stand without a value, which is then ''; the next word is its value only where it looks like one. */
+  readonly bare?: RegExp;
   /** May be given several times; the value is the list of all. */
   readonly many?: boolean;
 }
@@ -38,6 +40,7 @@ export interface Parsed {
 }
 
 interface Writing {
+  readonly bare?: RegExp;
   readonly alias?: string;
   readonly hint?: string;
 }
@@ -98,6 +101,10 @@ export function parseFlags(
     given.add(name);
     if (row.kind === 'bool') {
       values[name] = attached === undefined ? true : readValue(row, attached, `--${name}`);
+      continue;
+    }
+    if (row.bare && attached === undefined && !row.bare.test(argv[i + 1] ?? '')) {
+      values[name] = '';
       continue;
     }
     const text = attached ?? valueAfter(argv[++i], name, row);

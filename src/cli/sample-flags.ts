@@ -59,6 +59,10 @@ export const FLAGS = {
   }),
   scale: flag(int(1, { min: 1, max: 64 }, 'Enlarges small pictures: every pixel becomes a square')),
   grid: flag(text(undefined, 'Also draws all pictures on one sheet'), { hint: 'FILE' }),
+  preview: flag(
+    text(undefined, 'Shows pictures as they come: on the terminal, or in a PNG that is replaced each time'),
+    { hint: '[FILE.png]', bare: /\.png$/i },
+  ),
   format: flag(choice('jsonl', FORMATS, 'Records on stdout; msgpack and tar carry the pictures')),
   column: flag(text(undefined, 'Prompts are this column of the CSV or Parquet files given, or of stdin'), {
     hint: 'NAME',

@@ -9,12 +9,13 @@ import { factsOf, openModel } from '../sample/open-model.ts';
 import { isBad } from '../sample/prompts.ts';
 import { factorOfVae } from '../sample/published.ts';
 import type { Recipe } from '../recipe/schema.ts';
-import { levelsOf, Sampler } from '../sample/sampler.ts';
+import { levelsOf, Sampler, type StepView } from '../sample/sampler.ts';
 import { type Canvas, sizeFault, sizeText, trainedSize } from '../sample/size.ts';
 import { command } from './command.ts';
 import { openDevice } from './device.ts';
 import { watchSignals } from './interrupt.ts';
 import { PictureWriter, SHEET_LIMIT } from './pictures.ts';
+import { Preview } from './preview.ts';
 import { RecordStream } from './record-stream.ts';
 import { OldPicture } from './repeat.ts';
 import { EXAMPLES, FLAGS } from './sample-flags.ts';
@@ -46,6 +47,7 @@ async function run(call: SampleCall): Promise<number> {
   const destination =
     call.given.has('output') || values.format === 'jsonl' ? destinationOf(values.output) : STREAM;
   checkDestination(values, destination, known);
+  const preview = Preview.open(values.preview, destination, call.progress);
 
   const found = picture.findModel(values.model);
   log.debug(`model ${found.name}: ${found.path}`);
@@ -109,7 +111,7 @@ async function run(call: SampleCall): Promise<number> {
   );
   const sampler = new Sampler(backend, model, options.size);
   records.begin();
-  const code = await drawAll(call, items, options, sampler, writer, known);
+  const code = await drawAll(call, items, options, { sampler, writer, preview }, known);
   records.end();
   const spent = Object.entries(sampler.seconds).map(([on, seconds]) => `${on} ${seconds.toFixed(1)} s`);
   log.debug(`time: ${spent.join(', ')}`);
@@ -122,13 +124,18 @@ async function run(call: SampleCall): Promise<number> {
 
 const STREAM: Destination = { kind: 'stream' };
 
+interface Tools {
+  readonly sampler: Sampler;
+  readonly writer: PictureWriter;
+  readonly preview: Preview | null;
+}
+
 /** Draws until the prompts end, the reader goes or a signal comes. Returns the exit code. */
 async function drawAll(
   { log, progress }: SampleCall,
   items: Items,
   options: BatchOptions,
-  sampler: Sampler,
-  writer: PictureWriter,
+  { sampler, writer, preview }: Tools,
   known: number | undefined,
 ): Promise<number> {
   const interrupt = watchSignals(log, 'ending after the pictures in hand');
@@ -152,7 +159,10 @@ async function drawAll(
     const placed = jobs.map((job) => writer.place(job));
     const missing = jobs.filter((_, i) => 'file' in placed[i]!);
     const begin = performance.now();
-    const pictures = (await sampler.sample(missing)).values();
+    const onStep = (view: StepView) => preview?.step(view, missing.length);
+    const drawn = await sampler.sample(missing, preview ? { onStep } : {});
+    preview?.done(drawn);
+    const pictures = drawn.values();
     const seconds = (performance.now() - begin) / 1000 / Math.max(1, missing.length);
     for (const [i, job] of jobs.entries()) {
       const before = writer.truncated;

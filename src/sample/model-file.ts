@@ -48,6 +48,8 @@ export interface PictureDecoder {
   readonly factor: number;
   /** Picture n of a batch of latents of this size; null where a number is not finite. */
   decode(latents: ArrayLike<number>, n: number, size: Extent): Pixels | null;
+  /** The same without the decoder, a pixel for each latent; see latent-colors.ts. */
+  rough(latents: ArrayLike<number>, n: number, size: Extent): Pixels | null;
 }
 
 /** A loaded model, ready to sample from. */

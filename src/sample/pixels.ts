@@ -35,3 +35,21 @@ export function enlarge(pixels: Pixels, factor: number): Pixels {
   }
   return { width: width * factor, height: height * factor, channels, data: out };
 }
+
+/** Pictures of one size side by side, in as square a sheet as they make; what is left over is black. */
+export function sheetOf(pictures: readonly Pixels[]): Pixels {
+  const [first] = pictures;
+  if (!first || pictures.length === 1)
+    return first ?? { width: 1, height: 1, channels: 3, data: new Uint8Array(3) };
+  const { width, height, channels } = first;
+  const columns = Math.ceil(Math.sqrt(pictures.length));
+  const row = width * channels;
+  const data = new Uint8Array(row * columns * height * Math.ceil(pictures.length / columns));
+  for (const [n, picture] of pictures.entries()) {
+    const corner = Math.floor(n / columns) * height * columns * row + (n % columns) * row;
+    for (let y = 0; y < height; y++) {
+      data.set(picture.data.subarray(y * row, (y + 1) * row), corner + y * columns * row);
+    }
+  }
+  return { width: width * columns, height: data.length / (row * columns), channels, data };
+}

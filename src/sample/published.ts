@@ -16,6 +16,7 @@ import { unscaleLatents } from '../vae/posterior.ts';
 import { Vae } from './autoencoder.ts';
 import { ClipEncoder } from './clip-encoder.ts';
 import { guessContent, nearestPreset } from './guess.ts';
+import { type LatentColors, latentColors } from './latent-colors.ts';
 import type { Model, PictureDecoder } from './model-file.ts';
 import { declareNetwork } from './network.ts';
 import { pixelsOf } from './pixels.ts';
@@ -184,8 +185,13 @@ const DECODER_BYTES = 2 ** 31;
 /** Latents of an autoencoder to pictures. */
 export function latentDecoder(vae: Vae): PictureDecoder {
   const { latent_channels: C } = vae.config;
+  let colors: LatentColors | null = null;
   return {
     factor: vaeFactor(vae.config),
+    rough(latents, n, size): Pixels | null {
+      colors ??= latentColors(vae);
+      return colors(latents, n, size);
+    },
     decode(latents, n, size): Pixels | null {
       const area = size.height * size.width;
       const count = C * area;

@@ -46,6 +46,11 @@ export interface StepView {
   readonly steps: number;
   /** Picture n as the network guesses it now, from what is still noisy; made when it is asked for. */
   estimate(n: number): Pixels | null;
+  /**
+   * The same, cheaply: of latents, each as one colour, which is a guess at what the decoder would make of
+   * it.
+   */
+  rough(n: number): Pixels | null;
 }
 
 export interface Watch {
@@ -165,7 +170,9 @@ export class Sampler {
     let step = 0;
     for (const x of solve(denoise, start, levels)) {
       images = x;
-      watch.onStep?.({ step: ++step, steps: first.steps, estimate: (n) => pixels(guess, n) });
+      const estimate = (n: number) => pixels(guess, n);
+      const rough = decoder ? (n: number) => decoder.rough(guess, n, size) : estimate;
+      watch.onStep?.({ step: ++step, steps: first.steps, estimate, rough });
       await new Promise((resolve) => setImmediate(resolve));
       watch.signal?.throwIfAborted();
     }

@@ -86,7 +86,8 @@ describe('the engine', () => {
   }
 
   const drawn: Sample = async (requests, watch) => {
-    for (let step = 1; step <= 4; step++) watch?.onStep?.({ step, steps: 4, estimate: () => pixels });
+    for (let step = 1; step <= 4; step++)
+      watch?.onStep?.({ step, steps: 4, rough: () => null, estimate: () => pixels });
     return requests.map(() => ({ pixels, truncated: true }));
   };
 
