@@ -41,7 +41,8 @@ test.skipIf(!existsSync('/dev/pts/ptmx'))(
       said += new TextDecoder().decode(data);
     };
     const terminal = new Bun.Terminal({ data: hear, cols: 80, rows: 40 });
-    const line = `exec "${process.execPath}" "${MAIN}" sample -m m.safetensors "a fox" --preview --steps 3 -o t > t.jsonl`;
+    const words = '-m m.safetensors "a fox" --preview --steps 3 -o t';
+    const line = `exec "${process.execPath}" "${MAIN}" sample ${words} > t.jsonl`;
     const env = { ...process.env, MICRODIFF_DEVICE: 'cpu', TERM: 'xterm-256color', COLORTERM: 'truecolor' };
     for (const name of ['NO_COLOR', 'KITTY_WINDOW_ID', 'TERM_PROGRAM', 'TMUX'])
       Reflect.deleteProperty(env, name);
