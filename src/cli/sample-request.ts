@@ -1,6 +1,8 @@
 // What a call of sample asks for: its prompts, the settings that flags and an old picture give, and whether
 // the
 // pictures can go where they are to go.
+import { existsSync } from 'node:fs';
+import { dirname } from 'node:path';
 import type { Interval } from '../diffusion/heun.ts';
 import type { ImageSettings } from '../io/parameters.ts';
 import { readTables } from '../sample/columns.ts';
@@ -52,6 +54,10 @@ export function promptsFor(call: SampleCall, old: Partial<ImageSettings>): { ite
 
 /** Refuses what cannot go where it is to go, before anything is made. */
 export function checkDestination(values: Values, to: Destination, known: number | undefined): void {
+  if (values.output === '') throw usage('-o', 'is empty', 'Name a folder, or . for this one');
+  if (values.grid !== undefined && !existsSync(dirname(values.grid))) {
+    throw usage(`--grid ${values.grid}`, `there is no folder ${dirname(values.grid)}`, 'Make it first');
+  }
   const one = 'A folder (-o out/) or a pattern (-o out/%04d.png) takes any number';
   if (to.kind === 'file' && known !== undefined && known > 1) {
     throw usage(`-o ${values.output}`, `${known} pictures do not fit in one file`, one);
@@ -88,6 +94,14 @@ export function intervalFor({ given, values }: SampleCall, old: Partial<ImageSet
     `expected two noise levels in order, got ${interval.join(',')}`,
     'Write 0.2,5',
   );
+}
+
+/** Refuses parts for a model whose own file holds all: they would be left unused without a word. */
+export function checkParts({ values }: SampleCall, model: string): void {
+  for (const part of ['clip', 'vae'] as const) {
+    if (values[part] === undefined) continue;
+    throw usage(`--${part}`, `${model} holds its own encoder and needs no parts`, LEAVE);
+  }
 }
 
 /** The size that flags or an old picture ask for; null is the trained one. */

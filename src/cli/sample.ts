@@ -21,6 +21,7 @@ import { OldPicture } from './repeat.ts';
 import { EXAMPLES, FLAGS } from './sample-flags.ts';
 import {
   checkDestination,
+  checkParts,
   intervalFor,
   type Items,
   promptsFor,
@@ -58,6 +59,7 @@ async function run(call: SampleCall): Promise<number> {
   const facts = factsOf(file, given);
   const { recipe, step, whole, parts } = facts;
   picture.warn(log, values.model, { step });
+  if (whole) checkParts(call, found.name);
   const canvas = whole || parts.vae !== undefined ? canvasWith(recipe, parts.vae) : null;
   const options: BatchOptions = {
     size: values['batch-size'],

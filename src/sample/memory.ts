@@ -59,7 +59,7 @@ export async function samplingMemory(
   const transformer = taken();
   captions.encode(['']);
   const reading = taken();
-  const nothing = { factor: 1, decode: () => null };
+  const nothing = { factor: 1, decode: () => null, rough: () => null };
   const model = { name: 'planned', network, weights, recipe, step: null, captions };
   const { cfg_scale } = recipe.sample;
   const request = { prompt: '', negative_prompt: '', seed: 0, steps: 1, cfg_scale };

@@ -243,6 +243,9 @@ describe('refusals', () => {
     [['-o', 'm.safetensors', 'x'], 1, 'a file of this name is in the way'],
     [['-o', '/proc/nowhere/x', 'x'], 1, '/proc/nowhere/x: cannot make this folder'],
     [['--device', 'cuda:999', 'x'], 3, 'cannot load'],
+    [['-o', '', 'x'], 2, '-o: is empty'],
+    [['--grid', 'nowhere/g.png', 'x'], 2, 'there is no folder nowhere'],
+    [['--clip', 'a.safetensors', 'x'], 2, 'holds its own encoder and needs no parts'],
   ] as const)('%j', (args, code, message) => {
     const result = sample(args);
     expect(result.err).toContain(message);
