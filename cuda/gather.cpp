@@ -40,7 +40,7 @@ constexpr int populate_read = 22;
 
 // Numbers are doubles: whole ones below 2^53 are what both sides can write.
 struct Request {
-  double file, file_bytes, samples, sample;  // sample -1: the whole file will be wanted soon
+  double file, file_bytes, samples, sample;  // sample -1: the whole file will be wanted soon; -2: nothing
   double layout;                             // address of a Layout
   double map;  // address of the file's mapping, or 0; of sample -1: 1 asks for one, and it is put here
 };
@@ -254,6 +254,7 @@ void *reader(void *) {
     Fault fault = fine;
     for (long i = first; i < last && failed < 0; ++i) {
       Request &request = at<Request>(job->requests)[i];
+      if (request.sample == -2) continue;
       if (request.sample < 0)
         ready(request);
       else

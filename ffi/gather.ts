@@ -91,6 +91,11 @@ export class Gather {
     this.write(request, file, sample, file.map);
   }
 
+  /** Leaves row `request` of the arrays alone. */
+  skip(request: number): void {
+    this.rows[request * REQUEST + 3] = -2;
+  }
+
   /** Not a sample: the whole file is read into memory, and mapped if `map` is true. */
   ready(request: number, file: GatherFile, map: boolean): void {
     this.write(request, file, -1, map ? 1 : 0);

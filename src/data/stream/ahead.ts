@@ -100,7 +100,7 @@ export class Ahead {
 
   private bring(set: ShardSet, shard: number): void {
     // What goes wrong here is told by the batch that needs the shard.
-    const brought: Promise<unknown> = set.files.bring(shard).catch(() => undefined);
+    const brought: Promise<unknown> = set.bring(shard).catch(() => undefined);
     this.bringing.add(brought);
     brought.finally(() => this.bringing.delete(brought));
   }

@@ -38,6 +38,8 @@ export class ShardSet {
   readonly samples: readonly number[];
   /** In the order of their last use. */
   private readonly opened = new Map<number, OpenShard>();
+  /** Shards that could not be brought when it was tried last. */
+  readonly broken = new Set<number>();
   private readonly layouts = new Map<readonly MdsColumn[], GatherLayout>();
 
   /**
@@ -99,6 +101,17 @@ export class ShardSet {
   map(open: OpenShard, address: number): void {
     open.map = address;
     if (address === 0) mapped -= open.bytes;
+  }
+
+  /** Brings a shard to this machine, so that it can be taken. */
+  async bring(shard: number): Promise<void> {
+    try {
+      await this.files.bring(shard);
+      this.broken.delete(shard);
+    } catch (error) {
+      this.broken.add(shard);
+      throw error;
+    }
   }
 
   /** The text of a column of one sample. */

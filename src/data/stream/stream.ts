@@ -5,13 +5,14 @@ import { Gather, type GatherFault } from '../../../ffi/gather.ts';
 import { type Native, openNative } from '../../../ffi/native.ts';
 import { EXIT, Failure } from '../../io/failure.ts';
 import { osFailure } from '../../io/oserror.ts';
-import { localFiles } from './files.ts';
 import { Ahead } from './ahead.ts';
+import { type CacheSettings, ShardCache } from './cache.ts';
+import { checkCache, openFiles } from './files.ts';
 import { type Draw, StreamOrder } from './order.ts';
 import { type ColumnSpec, type OpenShard, ShardSet } from './shard-set.ts';
 
 export interface StreamSet {
-  /** A folder with an index.json. */
+  /** A folder with an index.json, or its address: http://, https://, s3://. */
   readonly path: string;
   /** Share of the places relative to the other sets; given for all of them or for none (then their sizes). */
   readonly weight?: number | undefined;
@@ -29,6 +30,8 @@ export interface StreamOptions {
   readonly workers?: number;
   /** Shards of a set that are shuffled together; part of the order. */
   readonly window?: number;
+  /** Where shards that are compressed or behind an address are kept, uncompressed. */
+  readonly cache?: CacheSettings;
 }
 
 export const STREAM = { window: 64, workers: Math.min(4, availableParallelism()) } as const;
@@ -59,6 +62,7 @@ export class ShardStream {
     private readonly native: Native,
     private readonly ranks: number,
     private readonly rank: number,
+    private readonly cache: ShardCache,
   ) {
     this.ahead = new Ahead(order, sets, native);
   }
@@ -80,14 +84,15 @@ export class ShardStream {
     if (!(Number.isInteger(window) && window >= 1)) {
       throw new Failure({ what: 'data', why: `a window of ${window} shards`, code: EXIT.usage });
     }
+    const cache = new ShardCache(options.cache);
+    const files = await Promise.all(sets.map(({ path }) => openFiles(path, cache, options.cache ?? {})));
+    checkCache(files, window, cache);
     const native = await openNative();
-    const opened = sets.map(
-      ({ path, count }) => new ShardSet(localFiles(path), columns, count, 2 * window, native),
-    );
+    const opened = files.map((of, i) => new ShardSet(of, columns, sets[i]!.count, 2 * window, native));
     const shapes = opened.map(({ samples }, i) => ({ samples, weight: sets[i]!.weight }));
     const order = new StreamOrder(shapes, seed, window);
     native.startReaders(Math.max(1, workers));
-    return new ShardStream(order, opened, columns, native, ranks, rank);
+    return new ShardStream(order, opened, columns, native, ranks, rank, cache);
   }
 
   /** Samples of all sets: so many places see each once where the sets have no weights of their own. */
@@ -133,6 +138,7 @@ export class ShardStream {
   /** Waits for what is being read and closes the files. */
   async close(): Promise<void> {
     await Promise.allSettled(this.running);
+    this.cache.close();
     await this.ahead.close();
     for (const set of this.sets) set.close();
   }
@@ -154,12 +160,21 @@ export class ShardStream {
         await Promise.all(missing);
         this.hold(batch, count);
       }
+      const afar: number[] = [];
       for (let i = 0; i < count; i++) {
-        batch.gather.request(i, batch.held.get(keyOf(batch, i))!, batch.samples[i]!);
+        const open = batch.held.get(keyOf(batch, i));
+        if (open) batch.gather.request(i, open, batch.samples[i]!);
+        else {
+          batch.gather.skip(i);
+          afar.push(i);
+        }
       }
       batch.gather.start(count, into);
       try {
         this.ahead.look(first + count * this.ranks);
+        const faults = await Promise.all(afar.map((row) => this.readAfar(batch, row, into)));
+        const fault = faults.find((found) => found !== undefined);
+        if (fault) throw this.refusal(batch, fault, places[fault.request]!);
       } finally {
         while (!batch.gather.wait(WAIT_US)) await breathe();
       }
@@ -172,7 +187,10 @@ export class ShardStream {
     }
   }
 
-  /** Opens the shards of a batch; returns what has to be waited for, after which it is called again. */
+  /**
+   * Opens the shards of a batch; returns what has to be waited for, after which it is called again. Samples of
+   * shards that can be read from afar do without.
+   */
   private hold(batch: Batch, count: number): Promise<unknown>[] {
     const missing = new Map<number, Promise<unknown>>();
     for (let i = 0; i < count; i++) {
@@ -182,9 +200,15 @@ export class ShardStream {
       const shard = batch.shards[i]!;
       const open = set.take(shard);
       if (open) batch.held.set(key, open);
-      else missing.set(key, set.files.bring(shard));
+      else if (!set.files.ranges || set.broken.has(shard)) missing.set(key, set.bring(shard));
     }
     return [...missing.values()];
+  }
+
+  private readAfar(batch: Batch, row: number, into: readonly Uint8Array[]): Promise<GatherFault | undefined> {
+    const { files } = this.sets[batch.sets[row]!]!;
+    const info = files.shards[batch.shards[row]!]!;
+    return files.ranges!.read(info, batch.samples[row]!, this.columns, into, row);
   }
 
   private takeBatch(count: number): Batch {
@@ -214,7 +238,9 @@ export class ShardStream {
   }
 
   private refusal(batch: Batch, fault: GatherFault, place: number): unknown {
-    const { info, path } = batch.held.get(keyOf(batch, fault.request))!;
+    const { files } = this.sets[batch.sets[fault.request]!]!;
+    const info = files.shards[batch.shards[fault.request]!]!;
+    const path = batch.held.get(keyOf(batch, fault.request))?.path ?? `${files.address}/${info.raw.basename}`;
     const sample = batch.samples[fault.request]!;
     const number = `${info.first + sample} of the set, place ${place}`;
     const where = `sample ${sample} of shard ${info.index} (${number})`;

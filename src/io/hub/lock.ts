@@ -27,12 +27,17 @@ export function lockNow(path: string): Lock | undefined {
 }
 
 /** Waits for the lock of a file; `onWait` is called once if it has to. */
-export async function takeLock(path: string, onWait?: () => void, signal?: AbortSignal): Promise<Lock> {
+export async function takeLock(
+  path: string,
+  onWait?: () => void,
+  signal?: AbortSignal,
+  fix = 'Choose a folder on another disk with HF_HUB_CACHE',
+): Promise<Lock> {
   for (let first = true; ; first = false) {
     const lock = lockNow(path);
     if (lock) return lock;
     if (first) {
-      requireLocks(path);
+      requireLocks(path, fix);
       onWait?.();
     }
     if (signal?.aborted) throw new Stopped('stopped');
@@ -41,7 +46,7 @@ export async function takeLock(path: string, onWait?: () => void, signal?: Abort
 }
 
 /** Some network disks grant no lock to anybody: then there is nothing to wait for. */
-function requireLocks(path: string): void {
+function requireLocks(path: string, fix: string): void {
   const own = `${path}.${process.pid}`;
   const lock = lockNow(own);
   lock?.release();
@@ -50,6 +55,6 @@ function requireLocks(path: string): void {
   throw new Failure({
     what: dirname(path),
     why: 'this file system has no locks (flock)',
-    fix: 'Choose a folder on another disk with HF_HUB_CACHE',
+    fix,
   });
 }

@@ -1,0 +1,106 @@
+// A folder of shards that were brought to this machine, uncompressed, at most so many bytes: what was used
+// longest ago makes room. Several processes may share it: one brings a shard, the others wait for it; files
+// appear whole or not at all, and one that is removed while it is open stays readable to whoever has it open.
+import { readdirSync, rmSync, statSync, utimesSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+import { cleanLeftovers, makeFolder } from '../../io/atomic.ts';
+import { takeLock } from '../../io/hub/lock.ts';
+import { osFailure } from '../../io/oserror.ts';
+import type { MdsShardInfo } from '../../io/mds/index.ts';
+import type { RemoteSettings } from '../../io/remote.ts';
+import { Bringers } from './bringers.ts';
+
+export interface CacheSettings {
+  /** The folder; in the user's cache when left out. */
+  readonly folder?: string | undefined;
+  /** Bytes of shards at most, 64 GiB when left out. */
+  readonly bytes?: number | undefined;
+  readonly remote?: RemoteSettings;
+}
+
+const USUAL_BYTES = 2 ** 36;
+const ENDING = '.mds';
+
+export class ShardCache {
+  readonly folder: string;
+  readonly limit: number;
+  private readonly bringers = new Bringers();
+  private readonly coming = new Map<string, { bytes: number; done: Promise<string> }>();
+  private made = false;
+
+  constructor(private readonly settings: CacheSettings = {}) {
+    const caches = process.env.XDG_CACHE_HOME || join(homedir(), '.cache');
+    this.folder = settings.folder ?? join(caches, 'microdiff', 'shards');
+    this.limit = settings.bytes ?? USUAL_BYTES;
+  }
+
+  /** The file of a shard if it is here; it counts as used. `key` tells it from all others. */
+  find(key: string, { raw }: MdsShardInfo): string | undefined {
+    const path = this.pathOf(key);
+    if (statSync(path, { throwIfNoEntry: false })?.size !== raw.bytes) return undefined;
+    try {
+      utimesSync(path, new Date(), new Date());
+    } catch (error) {
+      throw osFailure(error, path, 'write');
+    }
+    return path;
+  }
+
+  /** Brings a shard of a set. Calls for the same one share the work, between processes too. */
+  bring(key: string, base: string, info: MdsShardInfo): Promise<string> {
+    const known = this.coming.get(key);
+    if (known) return known.done;
+    const done = this.fetch(key, base, info).finally(() => this.coming.delete(key));
+    this.coming.set(key, { bytes: info.raw.bytes, done });
+    return done;
+  }
+
+  close(): void {
+    this.bringers.close();
+  }
+
+  private async fetch(key: string, base: string, info: MdsShardInfo): Promise<string> {
+    if (!this.made) {
+      makeFolder(this.folder);
+      cleanLeftovers(this.folder);
+      this.made = true;
+    }
+    const target = this.pathOf(key);
+    const lockPath = join(this.folder, `${key}.lock`);
+    const lock = await takeLock(lockPath, undefined, undefined, 'Choose a cache on another disk');
+    try {
+      if (this.find(key, info) !== undefined) return target;
+      this.makeRoom();
+      await this.bringers.bring({ base, info, target, remote: this.settings.remote });
+      return target;
+    } finally {
+      // Whoever waits for this very file takes it and finds the shard; others make a new one.
+      rmSync(lockPath, { force: true });
+      lock.release();
+    }
+  }
+
+  /** Removes what was used longest ago until all that is coming fits. */
+  private makeRoom(): void {
+    const files = readdirSync(this.folder)
+      .filter((name) => name.endsWith(ENDING) && !name.startsWith('.'))
+      .flatMap((name) => {
+        const path = join(this.folder, name);
+        const stat = statSync(path, { throwIfNoEntry: false }); // another process may have removed it
+        return stat ? [{ path, bytes: stat.size, used: stat.mtimeMs }] : [];
+      })
+      .sort((a, b) => a.used - b.used);
+    let total = files.reduce((sum, { bytes }) => sum + bytes, 0);
+    for (const { bytes } of this.coming.values()) total += bytes;
+    for (const { path, bytes } of files) {
+      if (total <= this.limit) return;
+      rmSync(path, { force: true });
+      total -= bytes;
+    }
+  }
+
+  private pathOf(key: string): string {
+    return join(this.folder, `${key}${ENDING}`);
+  }
+}
