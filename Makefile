@@ -86,9 +86,10 @@ clean: ## remove build/ and dist/; node_modules/ and runs/ stay
 
 ##@ The executable
 
-# The settings of the folder it is started in must not reach it, hence the two --no-compile flags.
+# The settings of the folder it is started in must not reach it, hence the two --no-compile flags. Programs of
+# Workers are entry points of their own.
 dist/microdiff: $(SOURCES) $(EMBEDDED) Makefile
 	mkdir -p dist
 	echo "bun build --compile $@"
 	$(BUN) build --compile --sourcemap=none --no-compile-autoload-bunfig --no-compile-autoload-dotenv \
-	  src/cli/main.ts --outfile $@
+	  src/cli/main.ts src/data/stream/bring-worker.ts --outfile $@

@@ -1,8 +1,10 @@
-// Command: speed of a training step, of a forward pass or of sampling on this machine.
+// Command: speed of a training step, of a forward pass, of sampling or of the data stream on this machine.
 
 import { encodeRecord } from '../io/jsonl.ts';
+import { STREAM } from '../data/stream/stream.ts';
 import { bool, int, real } from '../recipe/field.ts';
 import type { BenchResult } from '../train/bench.ts';
+import { runDataBench } from './bench-data.ts';
 import { command } from './command.ts';
 import { COMPUTE_FLAGS, openDevice } from './device.ts';
 import { flag, SHARED, usage } from './flags.ts';
@@ -16,13 +18,14 @@ const USUAL = {
   sample: { mask: 0, batch: 1 },
 };
 type What = keyof typeof USUAL;
-const WHAT = Object.keys(USUAL);
+const WHAT = [...Object.keys(USUAL), 'data'];
+const USUAL_DATA_BATCH = 256;
 /** Seconds of the reference for what it was timed with: MicroDiT_Tiny_2 and the numbers above. */
 const REFERENCE_SECONDS = { train: 2.56, forward: 0.86 };
 
 export const bench = command({
   name: 'bench',
-  summary: 'Measures a training step, its ops, a forward pass or sampling on this machine',
+  summary: 'Measures a training step, its ops, a forward pass, sampling or the data stream on this machine',
   flags: {
     ...WORKLOAD_FLAGS,
     repeats: flag(int(5, { min: 1, max: 1000 }, 'Measured repeats after one to warm up')),
@@ -30,18 +33,30 @@ export const bench = command({
     steps: flag(int(30, { min: 1, max: 1000 }, 'Steps of sampling')),
     'cfg-scale': flag(real(5, { min: 1 }, 'Guidance of sampling')),
     plain: flag(bool(false, 'Also sample without the exact savings, in turn, and compare')),
+    window: flag(int(STREAM.window, { min: 1, unit: 'shards' }, 'data: shards that are shuffled together')),
+    workers: flag(int(STREAM.workers, { min: 1, max: 64 }, 'data: reading threads')),
     json: SHARED.json,
     ...COMPUTE_FLAGS,
   },
-  args: [{ name: 'what', meaning: 'What to measure', required: true, options: WHAT }],
+  args: [
+    { name: 'what', meaning: 'What to measure', required: true, options: WHAT },
+    { name: 'dir', meaning: 'data: a folder of shards; 2 GB of them are made when left out' },
+  ],
   examples: [
     ['microdiff bench train --preset MicroDiT_Tiny_2 --latent 32 --mask 0.75 --batch 8', 'a training step'],
     ['microdiff bench forward --batch 4 --json', 'a forward pass without mask, for programs'],
     ['microdiff bench ops --recipe emoji', 'the first stage of a recipe, and where its time goes'],
     ['microdiff bench sample --preset MicroDiT_XL_2 --batch 16 --device cuda', 'pictures in 30 steps'],
     ['microdiff bench sample --steps 4 --plain', 'what reading captions once brings'],
+    ['microdiff bench data latents/', 'batches of shards, shuffled, beside a plain read of them'],
   ],
   async run({ args, values, log }) {
+    if (args[0] === 'data') {
+      const { batch = USUAL_DATA_BATCH, workers, window, repeats } = values;
+      await runDataBench(args[1], { batch, workers, window, repeats }, values.json, log);
+      return 0;
+    }
+    if (args[1] !== undefined) throw usage(args[1], 'bench takes a folder for data alone', 'Leave it out');
     const what = Object.keys(USUAL).find((key): key is What => key === args[0]) ?? 'train';
     const work = findWorkload(values, USUAL[what], process.env);
     const backend = await openDevice(values, log);

@@ -15,6 +15,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { version } from '../../package.json';
+import { MdsWriter } from '../../src/io/mds/writer.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'microdiff alone ')); // a space in the path is no harm
 const program = join(folder, 'microdiff');
@@ -49,6 +50,18 @@ describe('alone', () => {
     const { code, out } = run(['doctor']);
     expect(out).toMatch(/OpenBLAS/);
     expect(code).toBe(0);
+  });
+
+  test('unpacks shards in a Worker', () => {
+    const set = join(folder, 'set');
+    using writer = MdsWriter.open(set, { caption: 'str', latents_256: 'bytes' }, { compression: 'zstd' });
+    for (let i = 0; i < 50; i++) writer.write({ caption: `${i}`, latents_256: new Uint8Array(512).fill(i) });
+    writer.finish();
+    const env = { XDG_CACHE_HOME: join(folder, 'caches') };
+    const { code, out, err } = run(['bench', 'data', set, '--batch', '10', '--repeats', '1', '--json'], env);
+    expect([code, err]).toEqual([0, expect.stringContaining('1 repeats')]);
+    expect(JSON.parse(out)).toMatchObject({ images: 50, batch: 10, ratio: null });
+    expect(readdirSync(join(folder, 'caches', 'microdiff', 'shards'))).toHaveLength(1);
   });
 
   test('refuses what it does not know in one line', () => {

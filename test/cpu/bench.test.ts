@@ -1,5 +1,9 @@
 // The bench command on the smallest model: keys of its JSON, which are fixed, and sums that must agree.
 import { expect, test } from 'bun:test';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { STAGE_1, writeRandomSet } from '../../src/data/stream/bench.ts';
 
 const MAIN = `${import.meta.dir}/../../src/cli/main.ts`;
 
@@ -82,4 +86,15 @@ test.each([
   const { code, out, err } = bench(...args);
   expect([code, out]).toEqual([2, '']);
   expect(err).toContain(message);
+});
+
+test('the data stream beside a plain read, on a set of the user', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'bench-data-'));
+  writeRandomSet(join(folder, 'set'), STAGE_1, 4e6);
+  const { code, out } = bench('data', join(folder, 'set'), '--batch', '8', '--json');
+  rmSync(folder, { recursive: true });
+  const result = JSON.parse(out);
+  expect([code, result.images, result.batch]).toEqual([0, 24, 8]);
+  expect(result.ratio).toBeCloseTo(result.stream_gb_per_s / result.sequential_gb_per_s, 6);
+  expect(bench('train', 'set').code).toBe(2);
 });
