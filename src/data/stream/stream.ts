@@ -188,7 +188,8 @@ export class ShardStream {
   }
 
   /**
-   * Opens the shards of a batch; returns what has to be waited for, after which it is called again. Samples of
+   * Opens the shards of a batch; returns what has to be waited for, after which it is called again. Samples
+   * of
    * shards that can be read from afar do without.
    */
   private hold(batch: Batch, count: number): Promise<unknown>[] {
