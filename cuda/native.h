@@ -27,6 +27,14 @@ struct md_command {
 };
 
 extern const md_entry gemm_entry, yardstick_entry;
+// Operations of all ranks together (collective.cpp), run as whole commands.
+constexpr long collective_count = 4;
+extern const md_entry collective_entries[collective_count];
+inline bool is_collective(const md_entry *entry) {
+  return entry >= collective_entries && entry < collective_entries + collective_count;
+}
+// Returns an md_status.
+int collective_run(const md_entry *entry, const void *slots);
 // Runs a whole command of kernel "gemm", whatever number of blocks it names; false when memory is short.
 bool gemm_run(const void *slots);
 // True after md_bf16(1).
@@ -34,7 +42,8 @@ bool gemm_in_bf16();
 // Readies the BLAS library; called once, before its first use.
 void blas_init();
 
-// Finds kernels by index; 0 is gemm, 1 the yardstick, then those of .cu files. Null when there is none.
+// Finds kernels by index; 0 is gemm, 1 the yardstick, then collectives, then those of .cu files. Null when
+// there is none.
 const md_entry *kernel_at(long index);
 
 // ---- pool ----------------------------------------------------------------------------------------------
@@ -64,6 +73,7 @@ enum md_status {
   MD_NO_MEMORY = 4,
   MD_NOT_READY = 5,  // md_init has not succeeded
   MD_NOT_CONVERGED = 6,
+  MD_LOST = 7,  // another rank of the group is gone; md_error names it
 };
 
 // threads = 0: as many as this process may run on. A second call with the same number changes nothing;
@@ -92,6 +102,12 @@ MD_API long md_kernel_slots(long index);
 // Runs packed commands one after the other, each finished before the next begins.
 MD_API int md_replay(const void *commands, long bytes);
 MD_API int md_replay_timed(const void *commands, long bytes, double *ns_per_command);
+
+// Several processes of one machine as ranks. One of them makes the memory that they share, zeroed: a file
+// descriptor, or -1. All open it by a path (/proc/PID/fd/N); a process joins once. Collective operations then
+// wait for all ranks, and end with MD_LOST within a fraction of a second when one of them has ended.
+MD_API int md_group_file(int ranks);
+MD_API int md_group_join(const char *path, int rank, int ranks);
 
 // Zeroed memory: 64-byte aligned, from 2 MiB on in 2 MiB pages where the system grants them; null if refused.
 MD_API void *md_alloc(long bytes);

@@ -43,6 +43,12 @@ int replay(const void *commands, long bytes, double *ns) {
     }
     const bool product = entry == &gemm_entry;
     double begin = ns ? now_ns() : 0;
+    if (is_collective(entry)) {
+      const int status = collective_run(entry, slots);
+      if (status != MD_OK) return status;
+      if (ns) ns[index] = now_ns() - begin;
+      continue;
+    }
     if (product ? !gemm_run(slots) : !pool_scratch(command->scratch_bytes)) {
       set_error("command %ld: no memory for the scratch of %s", index, entry->name);
       return MD_NO_MEMORY;

@@ -1,7 +1,7 @@
 // Our own native library, typed: kernels by name, replay of packed commands, memory, the loader's words.
 
 import { tmpdir } from 'node:os';
-import { EXIT, Failure } from '../src/io/failure.ts';
+import { EXIT, Failure, RankLost } from '../src/io/failure.ts';
 import { expectZero } from './call.ts';
 import { type Library, openLibrary } from './library.ts';
 import { cString, NativeMemory, Pinned, textFrom } from './memory.ts';
@@ -20,6 +20,8 @@ const SYMBOLS = {
   md_kernel_slots: { args: ['i64'], returns: 'i64' },
   md_replay: { args: ['ptr', 'i64'], returns: 'i32' },
   md_replay_timed: { args: ['ptr', 'i64', 'ptr'], returns: 'i32' },
+  md_group_file: { args: ['i32'], returns: 'i32' },
+  md_group_join: { args: ['ptr', 'i32', 'i32'], returns: 'i32' },
   md_alloc: { args: ['i64'], returns: 'ptr' },
   md_free: { args: ['ptr', 'i64'], returns: 'void' },
   md_copy: { args: ['ptr', 'ptr', 'i64'], returns: 'void' },
@@ -35,6 +37,8 @@ const SYMBOLS = {
 
 /** Status of md_init that means "this processor cannot run it". */
 const NO_ISA = 1;
+/** Status of md_replay that means "another rank is gone". */
+const LOST = 7;
 
 /** The opened library. One a process: libraries must not be opened from several Workers at once. */
 export class Native {
@@ -123,14 +127,26 @@ export class Native {
   /** Runs `bytes` bytes of packed commands at an address. Throws a Failure that names a malformed command. */
   replay(address: number, bytes: number): void {
     const status = this.#c.md_replay(address, bytes);
-    if (status !== 0) expectZero('md_replay', status, this.#error());
+    if (status !== 0) this.#refuse(status);
   }
   /** As replay; returns nanoseconds for each of `count` commands. */
   replayTimed(address: number, bytes: number, count: number): Float64Array {
     const out = new Pinned(count * 8);
     const status = this.#c.md_replay_timed(address, bytes, out.bytes);
-    if (status !== 0) expectZero('md_replay_timed', status, this.#error());
+    if (status !== 0) this.#refuse(status);
     return new Float64Array(out.buffer);
+  }
+
+  /** Memory for so many ranks of this machine, as a path that all of them open while this process lives. */
+  groupFile(ranks: number): string {
+    const fd = this.#c.md_group_file(ranks);
+    if (fd < 0) throw new Failure({ what: 'ranks', why: this.#error() });
+    return `/proc/${process.pid}/fd/${fd}`;
+  }
+  /** Makes this process a rank: collective operations are those of all ranks from now on. */
+  joinGroup(path: string, rank: number, ranks: number): void {
+    const status = this.#c.md_group_join(cString(path), rank, ranks);
+    if (status !== 0) throw new Failure({ what: `rank ${rank} of ${ranks}`, why: this.#error() });
   }
 
   /** Zeroed memory, 64-byte aligned at least. Throws a Failure when the system refuses. */
@@ -180,6 +196,13 @@ export class Native {
   /** ncclCommInitRank at address `call`: its id goes by value, so C must pass it. Returns NCCL's status. */
   ncclInitRank(call: number, out: number, ranks: number, id: Uint8Array, rank: number): number {
     return this.#c.md_nccl_init_rank(call, out, ranks, id, rank);
+  }
+
+  #refuse(status: number): never {
+    const words = this.#error();
+    if (status === LOST) throw new RankLost(words);
+    expectZero('md_replay', status, words);
+    throw new Error('md_replay');
   }
 
   #error(): string {

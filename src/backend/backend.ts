@@ -69,6 +69,26 @@ export interface Loaded {
 /** Host numbers as they lie in memory; Uint16Array holds the bits of bfloat16. */
 export type Numbers = Float32Array | Float64Array | Int32Array | Uint16Array | Uint8Array;
 
+/** Which of several processes that compute together this one is. */
+export interface Rank {
+  readonly rank: number;
+  readonly ranks: number;
+}
+
+/** How a backend computes together with those of other processes, by the collective ops of its programs. */
+export interface Group {
+  /** This process among those that have joined; null before. */
+  readonly rank: Rank | null;
+  /** Makes what so many ranks meet in, on one of them: the words by which all of them join. */
+  invite(ranks: number): string;
+  /** Becomes a rank; all programs with collective ops are loaded afterwards. */
+  join(invitation: string, rank: Rank): void;
+  /** Waits for what is queued while the event loop goes on; absent where runs are done when they return. */
+  settle?(): Promise<void>;
+  /** Leaves at once because another rank is gone: what waits for it ends with this reason. */
+  leave(reason: Error): void;
+}
+
 export interface Backend {
   readonly name: string;
   readonly elemBytes: ElemBytes;
@@ -96,6 +116,8 @@ export interface Backend {
   convolvesWhole?(): boolean;
   /** Throws a Failure where the saved choices are of another device or library, or damaged. */
   takeChoices?(saved: unknown): void;
+  /** Absent where the backend is for one process. */
+  readonly group?: Group;
   /** Bytes of device memory that are taken now, and the most so far; absent where nobody counts. */
   memory?(): { readonly allocated: number; readonly peak: number };
 }

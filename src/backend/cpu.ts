@@ -3,7 +3,7 @@ import { type NativeMemory, Pinned } from '../../ffi/memory.ts';
 import { type Native, openNative } from '../../ffi/native.ts';
 import { bytesOf } from '../io/dtype.ts';
 import { Failure } from '../io/failure.ts';
-import type { Backend, ElemBytes, Loaded, Program, Region } from './backend.ts';
+import type { Backend, ElemBytes, Group, Loaded, Program, Rank, Region } from './backend.ts';
 import { checkProgram } from './null.ts';
 
 /** A region and the native memory that holds it. */
@@ -46,6 +46,7 @@ export function cpuBackendOver(native: Native): Backend {
   return {
     name: 'cpu',
     elemBytes,
+    group: cpuGroup(native),
     alloc: (bytes) => new CpuRegion(native.alloc(Math.max(bytes, SLOT_BYTES))),
     write: (region, offset, data) => cpuRegion(region).memory.u8(offset, data.byteLength).set(bytesOf(data)),
     read: (region, offset, into) => bytesOf(into).set(cpuRegion(region).memory.u8(offset, into.byteLength)),
@@ -66,6 +67,22 @@ export function cpuBackendOver(native: Native): Backend {
         runTimed: () => native.replayTimed(commands.address, commands.bytes.byteLength, length),
       };
     },
+  };
+}
+
+/** Ranks of one machine, over memory that they share. */
+function cpuGroup(native: Native): Group {
+  let joined: Rank | null = null;
+  return {
+    get rank() {
+      return joined;
+    },
+    invite: (ranks) => native.groupFile(ranks),
+    join(invitation, rank) {
+      native.joinGroup(invitation, rank.rank, rank.ranks);
+      joined = rank;
+    },
+    leave() {}, // the others see it when this process ends
   };
 }
 

@@ -1,6 +1,7 @@
 // Flags that choose where to compute, and the backend they mean. A device that was asked for is never
 // replaced by another; `auto` says what it chose, where there is a driver or where it was asked for.
 
+import { availableParallelism } from 'node:os';
 import type { Backend } from '../backend/backend.ts';
 import type { ConvolutionWay } from '../backend/cuda/convolutions.ts';
 import { Failure } from '../io/failure.ts';
@@ -30,11 +31,15 @@ const WAYS: readonly ConvolutionWay[] = ['auto', 'cudnn', 'im2col'];
 
 type Values = FlagValues<typeof DEVICE_FLAGS> & Partial<FlagValues<typeof COMPUTE_FLAGS>>;
 
-/** The backend that the flags ask for; a Failure (code 3) with the reason when it cannot be had. */
+/**
+ * The backend that the flags ask for; a Failure (code 3) with the reason when it cannot be had. `placed`: the
+ * number of this process among those of the machine that compute together.
+ */
 export async function openDevice(
   values: Values,
   log: Pick<Log, 'info'>,
   env: Readonly<NodeJS.ProcessEnv> = process.env,
+  placed: { readonly local: number; readonly locals: number | null } | null = null,
 ): Promise<Backend> {
   const asked = parseDevice(values.device ?? env.MICRODIFF_DEVICE ?? 'auto');
   const chosen = asked === 'auto' ? await chooseDevice() : { device: asked, why: '', driver: true };
@@ -43,17 +48,30 @@ export async function openDevice(
     log.info(`device: ${chosen.device === 'cpu' ? 'cpu' : 'cuda:0'}, ${chosen.why}`);
   if (chosen.device === 'cpu') {
     const { cpuBackend } = await import('../backend/cpu.ts');
-    return cpuBackend(values.threads, { bf16: values['cpu-bf16'] ?? false });
+    const threads = values.threads || (placed?.locals ? share(placed.locals) : 0);
+    return cpuBackend(threads, { bf16: values['cpu-bf16'] ?? false });
   }
   if (values['cpu-bf16']) throw usage('--cpu-bf16', 'is of the CPU', 'Leave it out, or say --device cpu');
   const { cudaBackend } = await import('../backend/cuda/backend.ts');
   return cudaBackend({
-    ordinal: chosen.device,
+    ordinal: placed ? await ordinalOf(placed.local, values.device) : chosen.device,
     precision: values.precision,
     graph: !values['no-graph'],
     convolutions: convolutionWay(env),
     notice: (line) => log.info(line),
   });
+}
+
+/** Threads of each of so many processes of this machine. */
+const share = (processes: number) => Math.max(1, Math.floor(availableParallelism() / processes));
+
+/** The GPU of a rank: that of its number on the machine, or the only one that it is shown. */
+async function ordinalOf(local: number, device: string | undefined): Promise<number> {
+  if (device?.includes(':')) {
+    throw usage('--device', `${device} names one GPU, and there are several ranks`, 'Say --device cuda');
+  }
+  const { openCuda } = await import('../../ffi/cuda.ts');
+  return (await openCuda()).deviceCount === 1 ? 0 : local;
 }
 
 /** What MICRODIFF_CONVOLUTIONS asks for on a GPU. Throws a Failure (code 2) for anything else. */

@@ -6,6 +6,7 @@ import { ImageServer } from '../serve/server.ts';
 import { type Call, command } from './command.ts';
 import { flag, manyFlag, usage } from './flags.ts';
 import { watchSignals } from './interrupt.ts';
+import { ourselves } from './ourselves.ts';
 import { ENGINE_FLAGS, serveEngine } from './serve-engine.ts';
 import { stdout } from './stdout.ts';
 
@@ -76,11 +77,6 @@ async function run({ values, given, log }: Call<typeof FLAGS>): Promise<number> 
   await interrupt.stopped;
   await server.stop();
   return interrupt.exitCode!;
-}
-
-/** The command line that starts this program: the executable, or Bun with the script. */
-function ourselves(): string[] {
-  return Bun.main.startsWith('/$bunfs/') ? [process.execPath] : [process.execPath, Bun.main];
 }
 
 /** The flags that were given and are the engine's. */

@@ -21,7 +21,7 @@ export class Batches {
 
   /**
    * weights: one a source. seed: 0..2^53-1, of the order and of the wording. `origin`: the place at which the
-   * first epoch of the sources begins.
+   * first epoch of the sources begins. `rank`: which of several processes takes its images from here.
    */
   constructor(
     private readonly sources: readonly Source[],
@@ -29,6 +29,7 @@ export class Batches {
     private readonly shape: SourceShape,
     seed: number,
     private readonly origin = 0,
+    private readonly rank = { rank: 0, ranks: 1 },
   ) {
     this.mix = new Mix(
       sources.map((source, i) => ({ count: source.count, weight: weights[i]! })),
@@ -48,7 +49,7 @@ export class Batches {
     };
   }
 
-  /** Fills `batch` with places first, first + 1, ... Splitting a batch changes nothing. */
+  /** Fills `batch` with places first + rank, first + rank + ranks, ... Splitting a batch changes nothing. */
   fill(batch: Batch, first: number): void {
     const { size, length } = this.shape;
     const pixels = 3 * size * size;
@@ -61,8 +62,9 @@ export class Batches {
       throw new Failure({ what: 'batch', why });
     }
     for (let n = 0; n < count; n++) {
-      const { source, item, captionIndex } = this.mix.at(first + n - this.origin, this.draw);
-      places[n] = first + n;
+      const place = first + this.rank.rank + n * this.rank.ranks;
+      const { source, item, captionIndex } = this.mix.at(place - this.origin, this.draw);
+      places[n] = place;
       this.sources[source]!.picture(item, x0, n * pixels);
       this.sources[source]!.tokens(item, captionIndex, words, n * rows);
     }

@@ -25,6 +25,14 @@ export class Failure extends Error {
   }
 }
 
+/** Another process of the run is gone, so that this one cannot go on either. */
+export class RankLost extends Failure {
+  /** `who`: as in "rank 2". */
+  constructor(readonly who: string) {
+    super({ what: who, why: 'is gone, and this rank cannot go on without it' });
+  }
+}
+
 function oneLine(text: string): string {
   return text.replace(/\s*\n\s*/g, ' ').trim();
 }

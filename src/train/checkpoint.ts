@@ -20,8 +20,9 @@ import type { Parameter } from '../plan/params.ts';
 import { encodeNumbers, readNumbers } from '../plan/runner.ts';
 import type { Provenance } from '../sample/model-file.ts';
 import { saveModel } from '../sample/model-file.ts';
-import { loadWeights, readParameter, writeParameter } from '../sample/weights.ts';
+import { checkWeights, loadWeights, readParameter } from '../sample/weights.ts';
 import { checkSeal, type Seal, sealOf } from './seal.ts';
+import { holds, writeShare } from './share.ts';
 import type { Trainer } from './trainer.ts';
 
 /** Version of the layout; a newer one is refused. */
@@ -71,13 +72,17 @@ export class Checkpoints {
     return readLatest(this.run) ?? this.names().at(-1);
   }
 
-  /** Makes the folder, and removes what a killed program left half-written. */
-  open(): void {
+  /** Makes the folder, and removes what a killed program left half-written, unless others write here. */
+  open(alone = true): void {
     makeFolder(this.folder);
-    cleanLeftovers(this.folder);
+    if (alone) cleanLeftovers(this.folder);
   }
 
-  /** Writes a checkpoint of the trainer as it stands, then removes those that need not be kept. */
+  /**
+   * Writes a checkpoint of the trainer as it stands, then removes those that need not be kept. Of several
+   * ranks
+   * all call this at the same step: rank 0 writes what all hold, in the same files as alone.
+   */
   save(
     backend: Backend,
     trainer: Trainer,
@@ -85,21 +90,43 @@ export class Checkpoints {
     from: Omit<Provenance, 'step'>,
     keep: Keep,
   ): void {
+    const kinds = (['master', 'ema', 'm', 'v'] as const).filter((kind) => trainer.buffers[kind]);
+    let held = 0;
+    const next = () => trainer.whole(kinds[held++]!);
+    try {
+      if (trainer.share.rank === 0) this.write(backend, trainer, next, state, from, keep);
+    } finally {
+      while (held < kinds.length) next(); // the other ranks wait for it also where a disk is full
+    }
+  }
+
+  /**
+   * Writes the files. `next` gives buffers with all of master, ema (where there is one), m and v, in turn.
+   */
+  private write(
+    backend: Backend,
+    trainer: Trainer,
+    next: () => Region,
+    state: RunState,
+    from: Omit<Provenance, 'step'>,
+    keep: Keep,
+  ): void {
     const { parameters } = trainer.network;
-    const { master, m, v, ema } = trainer.buffers;
+    const { ema } = trainer.buffers;
     const bytes = 4 * ((ema ? 2 : 1) * parameters.end + 2 * parameters.trainableEnd);
     requireFreeBytes(this.folder, bytes + 2 ** 20, 'a checkpoint');
     const provenance = { ...from, step: state.step };
     const name = nameOf(state.step);
     writeFolderAtomically(join(this.folder, name), (folder) => {
-      saveModel(join(folder, 'model.safetensors'), { backend, parameters, weights: master }, provenance);
-      if (ema) {
-        const saved = { backend, parameters, weights: ema, frozen: master };
-        saveModel(join(folder, 'ema.safetensors'), saved, provenance);
-      }
-      const moments = parameters.list
-        .filter((p) => !p.tags.frozen)
-        .flatMap((p) => [moment(backend, m, p, 'm'), moment(backend, v, p, 'v')]);
+      saveModel(join(folder, 'model.safetensors'), { backend, parameters, weights: next() }, provenance);
+      if (ema)
+        saveModel(join(folder, 'ema.safetensors'), { backend, parameters, weights: next() }, provenance);
+      const trained = parameters.list.filter((p) => !p.tags.frozen);
+      const moments = (['m', 'v'] as const).flatMap((prefix) => {
+        let region: Region | undefined;
+        const buffer = () => (region ??= next());
+        return trained.map((p) => moment(backend, buffer, p, prefix));
+      });
       const block = readNumbers(backend, trainer.buffers.state, 0, 'real', STATE_SIZE);
       const optimizer: TensorToWrite[] = [
         ...moments,
@@ -158,23 +185,28 @@ export class Checkpoints {
 
   private read(backend: Backend, trainer: Trainer, folder: string, state: RunState): RunState {
     trainer.goTo(state.step, state.images);
-    const { parameters } = trainer.network;
+    const { network, share } = trainer;
+    const { parameters } = network;
     const { m, v, ema, state: block } = trainer.buffers;
     using model = Safetensors.open(join(folder, 'model.safetensors'));
     loadWeights(backend, trainer.buffers, parameters, model);
     if (ema) {
       using averaged = Safetensors.open(join(folder, 'ema.safetensors'));
-      loadWeights(backend, { weight: ema, master: ema }, parameters, averaged);
+      checkWeights(parameters, averaged);
+      for (const p of parameters.list) {
+        if (!holds(share, p)) continue;
+        writeShare(backend, ema, share, p, averaged.readFloat32(p.name));
+      }
     }
     using optimizer = Safetensors.open(join(folder, 'optimizer.safetensors'));
     for (const p of parameters.list) {
-      if (p.tags.frozen) continue;
+      if (p.tags.frozen || !holds(share, p)) continue;
       for (const [region, prefix] of [[m, 'm'] as const, [v, 'v'] as const]) {
         const values = optimizer.readFloat32(`${prefix}.${p.name}`);
         if (values.length !== p.count) {
           throw new Failure({ what: optimizer.path, why: `tensor ${prefix}.${p.name} has another shape` });
         }
-        writeParameter(backend, region, p, values);
+        writeShare(backend, region, share, p, values);
       }
     }
     const numbers = optimizer.readFloat32('state');
@@ -201,8 +233,8 @@ export class Checkpoints {
   }
 }
 
-function moment(backend: Backend, region: Region, p: Parameter, prefix: 'm' | 'v'): TensorToWrite {
-  const data = () => [Float32Array.from(readParameter(backend, region, p))];
+function moment(backend: Backend, buffer: () => Region, p: Parameter, prefix: 'm' | 'v'): TensorToWrite {
+  const data = () => [Float32Array.from(readParameter(backend, buffer(), p))];
   return { name: `${prefix}.${p.name}`, dtype: 'F32', shape: p.shape, data };
 }
 

@@ -1,7 +1,7 @@
 // Previews: a sheet of pictures from fixed prompts and fixed noise, so that sheets of a run compare.
 import { computeWeights } from '../sample/weights.ts';
 import { join } from 'node:path';
-import type { Backend } from '../backend/backend.ts';
+import type { Backend, Region } from '../backend/backend.ts';
 import { makeFolder, writeWholeFile } from '../io/atomic.ts';
 import { withCanvas } from '../io/figure/canvas.ts';
 import type { Recipe } from '../recipe/schema.ts';
@@ -15,6 +15,8 @@ export interface PreviewOptions {
   readonly recipe: Recipe;
   readonly folder: string;
   readonly trainer: Trainer;
+  /** Averaged weights to draw with, all of them; null: the weights themselves. */
+  readonly ema: Region | null;
   readonly data: RecipeData;
   /** Text tower and autoencoder, where the network works on latents. */
   readonly parts?: LoadedParts;
@@ -41,9 +43,9 @@ export function previewPath(folder: string, step: number): string {
 
 /** Samples with the averaged weights, where there are any, and writes previews/step-N.png; returns it. */
 export async function drawPreview(options: PreviewOptions): Promise<Uint8Array | null> {
-  const { backend, recipe, folder, trainer, data, interrupt } = options;
+  const { backend, recipe, folder, trainer, data, interrupt, ema } = options;
   const prompts = await previewPrompts(recipe, data);
-  const { ema, weight, master } = trainer.buffers;
+  const { weight, master } = trainer.buffers;
   const { parameters } = trainer.network;
   const weights = ema ? computeWeights(backend, parameters, ema) : { weight, master };
   const { network, step, modelRecipe } = trainer;

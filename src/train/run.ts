@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Backend } from '../backend/backend.ts';
 import { cleanLeftovers, makeFolder, writeWholeFile } from '../io/atomic.ts';
-import { EXIT, Failure } from '../io/failure.ts';
+import { EXIT, Failure, RankLost } from '../io/failure.ts';
 import { holdFolder } from '../io/hold.ts';
 import { osCode, osFailure } from '../io/oserror.ts';
 import { readInterval } from '../recipe/field.ts';
@@ -17,6 +17,7 @@ import { keepAlgorithms, takeAlgorithms } from './algorithms.ts';
 import { Checkpoints, type RunState } from './checkpoint.ts';
 import { Journal } from './journal.ts';
 import { drawPreview, loadDrawing, previewPath } from './preview.ts';
+import { ALONE } from './share.ts';
 import { openData, type RecipeData } from './source.ts';
 import { type Spike, SpikeWatch } from './spikes.ts';
 import { type StepReport, Trainer } from './trainer.ts';
@@ -58,19 +59,23 @@ const SPIKE_WARNING = 60;
 /** Trains until the recipe is done or a stop is asked for; a checkpoint is written in both cases. */
 export async function trainRun(options: RunOptions): Promise<RunResult> {
   const { recipe, folder, backend, log } = options;
+  const rank = backend.group?.rank ?? ALONE;
+  const writes = rank.rank === 0; // of several ranks one writes the files
   refuseOtherRecipe(folder, recipe);
-  const data = await openData(recipe, (text) => log.warn(text));
+  const data = await openData(recipe, (text) => log.warn(text), rank);
   await loadDrawing(); // what keeps it from being loaded is told now, not at the first preview
   makeFolder(folder);
-  using _held = holdFolder(folder, (text) => log.warn(text));
-  cleanLeftovers(folder);
-  writeWholeFile(join(folder, 'recipe.toml'), recipeToml(recipe));
+  using _held = writes ? holdFolder(folder, (text) => log.warn(text)) : null;
+  if (writes) {
+    cleanLeftovers(folder);
+    writeWholeFile(join(folder, 'recipe.toml'), recipeToml(recipe));
+  }
   takeAlgorithms(folder, backend, (text) => log.warn(text));
-  const parts = openBeside(options);
+  const parts = writes ? openBeside(options) : null;
   const tower = recipe.text.encoder === 'clip' ? (parts?.captions ?? openTower(options)) : null;
   const trainer = new Trainer(backend, recipe, data, tower?.caption ?? null);
   const checkpoints = new Checkpoints(folder);
-  checkpoints.open();
+  checkpoints.open(writes);
   let state: RunState = { step: 0, images: 0, seconds: 0, lossSum: 0, lossCount: 0, data: data.hash };
   const found = checkpoints.restore(backend, trainer, (text) => log.warn(text));
   if (found) {
@@ -85,16 +90,37 @@ export async function trainRun(options: RunOptions): Promise<RunResult> {
       `${trainer.network.parameters.trainable.toLocaleString('en')} parameters, ${trainer.totalSteps} steps`,
     );
   }
-  using journal = Journal.open(folder, state.step, recipe.train.tensorboard);
+  using journal = writes ? Journal.open(folder, state.step, recipe.train.tensorboard) : null;
   const run = new Run(options, data, trainer, checkpoints, journal, state, { parts, tower });
   try {
+    await agreeOnStep(trainer);
     return await run.loop();
+  } catch (error) {
+    if (!(error instanceof RankLost)) throw error;
+    const left = checkpoints.latest;
+    const fix = left
+      ? `checkpoint ${left} of ${folder} is kept: the same command goes on from it`
+      : 'There was no checkpoint yet';
+    throw new Failure({ what: error.who, why: 'is gone, and the run ends with it', fix });
   } finally {
     trainer.free();
     if (tower !== parts?.captions) tower?.free();
     parts?.free();
     await data.close();
   }
+}
+
+/** Throws a Failure unless all ranks go on from the same step. */
+async function agreeOnStep(trainer: Trainer): Promise<void> {
+  const { step, share } = trainer;
+  const halves = [step % 4096, Math.floor(step / 4096)]; // sums in float32 are exact
+  const sums = await trainer.agree(halves);
+  if (sums.every((sum, i) => sum === share.ranks * halves[i]!)) return;
+  throw new Failure({
+    what: `rank ${share.rank}`,
+    why: `is at step ${step}, and others are not`,
+    fix: 'Use a run folder on a file system that all ranks share',
+  });
 }
 
 /** What previews of latents need; without it there are none, and a line says so. */
@@ -170,6 +196,12 @@ function firstDifference(a: unknown, b: unknown, key = ''): string | null {
   return null;
 }
 
+/** What a finished run is for. */
+const modelPath = (folder: string) => join(folder, 'model.safetensors');
+
+/** Signal handlers run only when the event loop does. */
+const breathe = () => new Promise((resolve) => setImmediate(resolve));
+
 class Run {
   private readonly started = performance.now();
   private lossSum: number;
@@ -191,7 +223,7 @@ class Run {
     private readonly data: RecipeData,
     private readonly trainer: Trainer,
     private readonly checkpoints: Checkpoints,
-    private readonly journal: Journal,
+    private readonly journal: Journal | null,
     private readonly begun: RunState,
     private readonly beside: { readonly parts: LoadedParts | null; readonly tower: ClipEncoder | null },
   ) {
@@ -203,28 +235,68 @@ class Run {
 
   async loop(): Promise<RunResult> {
     const { trainer, options } = this;
-    const { interrupt, progress, recipe } = options;
+    const { interrupt, progress } = options;
     const total = trainer.totalSteps;
-    while (trainer.step < total && !interrupt.stopRequested) {
+    let wishes = await this.wishes();
+    while (trainer.step < total && !(trainer.share.ranks > 1 ? wishes.stop : interrupt.stopRequested)) {
       const before = performance.now();
       const report = await trainer.runStep();
       this.note(report, performance.now() - before);
       progress.update({ unit: 'step', done: report.step, total, rate: this.rate, loss: report.loss });
+      wishes = await this.wishes();
       // Weights that make no finite loss are not worth the place of an older checkpoint.
       const good = this.skips === 0;
       // Before the checkpoint, so that who goes on from it has no loss to make up.
-      if (good && this.validationDue(report.step)) await this.validate(report.stage);
-      if (good && this.saveDue(report.step)) this.trySave();
-      if (good && this.due(recipe.train.preview_every, report.step, this.lastPreview)) await this.preview();
-      // Signal handlers run only when the event loop does.
-      await new Promise((resolve) => setImmediate(resolve));
+      if (good && wishes.validate) await this.validate(report.stage);
+      if (good && wishes.save) this.trySave();
+      if (good && wishes.preview) await this.preview();
+      await breathe();
     }
-    if (this.saved !== trainer.step) this.save();
     const finished = trainer.step >= total;
-    if (finished) this.publish();
-    if (finished && !existsSync(previewPath(options.folder, total))) await this.preview();
+    const [save, publish, preview] = await this.decide([
+      this.saved !== trainer.step,
+      finished && !(existsSync(modelPath(options.folder)) && this.begun.step === trainer.step),
+      finished && !existsSync(previewPath(options.folder, total)) && this.canPreview(),
+    ]);
+    if (save) this.save();
+    if (publish) this.publish();
+    if (preview) await this.preview();
     progress.clear();
     return { folder: options.folder, step: trainer.step, finished };
+  }
+
+  /** What is to happen after the step just done: all ranks get the same answer. */
+  private async wishes() {
+    await breathe();
+    const { recipe, interrupt } = this.options;
+    const { step } = this.trainer;
+    const begun = step > this.begun.step;
+    const preview = this.due(recipe.train.preview_every, step, this.lastPreview) && this.canPreview();
+    const answers = await this.decide(
+      [
+        interrupt.stopRequested,
+        ...[this.validationDue(step), this.saveDue(step), preview].map((due) => begun && due),
+      ],
+      1,
+    );
+    return { stop: answers[0]!, validate: answers[1]!, save: answers[2]!, preview: answers[3]! };
+  }
+
+  /** Rank 0 decides; the first `any` ones hold where any rank says so. */
+  private async decide(wishes: readonly boolean[], any = 0): Promise<boolean[]> {
+    const { trainer } = this;
+    const sums = await trainer.agree(wishes.map((wish, i) => Number(wish && (this.writes || i < any))));
+    return sums.map((sum) => sum > 0);
+  }
+
+  /** Of several ranks one writes, draws and measures. */
+  private get writes(): boolean {
+    return this.trainer.share.rank === 0;
+  }
+
+  /** Latents without their autoencoder cannot be looked at. */
+  private canPreview(): boolean {
+    return this.options.recipe.image.kind === 'pixels' || this.beside.parts !== null;
   }
 
   private saveDue(step: number): boolean {
@@ -254,7 +326,7 @@ class Run {
       this.skips += 1;
       const why = `loss ${report.loss}, gradient norm ${report.gradNorm}`;
       this.options.log.warn(`step ${report.step} was skipped: ${why}`);
-      this.journal.tell({ ...this.about('skipped', report, first), lr: report.lr });
+      this.journal?.tell({ ...this.about('skipped', report, first), lr: report.lr });
       if (non_finite === 'stop' || this.skips >= skip_limit) this.giveUp(report);
     } else {
       this.skips = 0;
@@ -263,7 +335,7 @@ class Run {
       this.lookForSpike(report, first);
     }
     if (report.step % log_every !== 0 && report.step !== this.trainer.totalSteps) return;
-    this.journal.note({
+    this.journal?.note({
       step: report.step,
       images: report.images,
       loss: this.lossCount ? this.lossSum / this.lossCount : report.loss,
@@ -307,7 +379,7 @@ class Run {
       ...(loss && { loss_median: loss.median }),
       ...(grad_norm && { grad_norm_median: grad_norm.median }),
     };
-    this.journal.tell({ ...this.about('spike', report, first), ...medians });
+    this.journal?.tell({ ...this.about('spike', report, first), ...medians });
     const now = performance.now();
     if (now - this.lastSpike < 1000 * SPIKE_WARNING) return;
     this.lastSpike = now;
@@ -324,12 +396,13 @@ class Run {
     const data = this.data.validation(stage);
     this.lastValidation = performance.now();
     if (!data) return;
-    const weights = buffers.ema ?? buffers.master;
+    const weights = trainer.whole(buffers.ema ? 'ema' : 'master');
+    if (!this.writes) return;
     const tower = this.beside.tower?.caption ?? null;
     const found = await validationLoss({ ...options, network, weights, tower }, data);
     if (!found) return;
     const seconds = Number(this.seconds().toFixed(1));
-    this.journal.note({ step, images, val_loss: found.loss, val_levels: found.levels, seconds, stage });
+    this.journal?.note({ step, images, val_loss: found.loss, val_levels: found.levels, seconds, stage });
   }
 
   private seconds(): number {
@@ -354,8 +427,8 @@ class Run {
     const { lossSum, lossCount } = this;
     const state = { step, images, seconds: this.seconds(), lossSum, lossCount, data };
     const from = { recipe: modelRecipe, version, data };
-    this.journal.sync();
-    keepAlgorithms(this.options.folder, backend);
+    this.journal?.sync();
+    if (this.writes) keepAlgorithms(this.options.folder, backend);
     this.checkpoints.save(backend, this.trainer, state, from, recipe.train);
     this.saved = step;
     this.lastSave = performance.now();
@@ -364,28 +437,28 @@ class Run {
   /** RUN/model.safetensors: what a finished run is for, in bfloat16, averaged where the recipe averages. */
   private publish(): void {
     const { backend, version, folder } = this.options;
-    const path = join(folder, 'model.safetensors');
-    if (existsSync(path) && this.begun.step === this.trainer.step) return;
     const { parameters } = this.trainer.network;
-    const { master, ema } = this.trainer.buffers;
-    const saved = { backend, parameters, weights: ema ?? master, frozen: master, dtype: 'BF16' as const };
+    const weights = this.trainer.whole(this.trainer.buffers.ema ? 'ema' : 'master');
+    if (!this.writes) return;
+    const saved = { backend, parameters, weights, dtype: 'BF16' as const };
     const { modelRecipe: recipe, step } = this.trainer;
-    saveModel(path, saved, { recipe, version, step, data: this.data.hash });
+    saveModel(modelPath(folder), saved, { recipe, version, step, data: this.data.hash });
   }
 
   private async preview(): Promise<void> {
     if (this.previewed === this.trainer.step) return;
     const { trainer, data, options } = this;
     const { parts } = this.beside;
-    if (options.recipe.image.kind === 'latents' && !parts) return;
+    const ema = trainer.buffers.ema && trainer.whole('ema');
+    this.previewed = trainer.step;
+    if (!this.writes) return;
     try {
-      const sheet = await drawPreview({ ...options, trainer, data, ...(parts ? { parts } : {}) });
-      if (sheet) this.journal.preview(trainer.step, sheet);
+      const sheet = await drawPreview({ ...options, trainer, ema, data, ...(parts ? { parts } : {}) });
+      if (sheet) this.journal?.preview(trainer.step, sheet);
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
       this.options.log.warn(`no preview: ${error.message}`); // training is worth more
     }
-    this.previewed = this.trainer.step;
     this.lastPreview = performance.now();
   }
 }

@@ -2,6 +2,7 @@
 // files.
 import type { ColumnSpec } from '../data/stream/shard-set.ts';
 import { ShardStream, type StreamSet } from '../data/stream/stream.ts';
+import type { Rank } from '../backend/backend.ts';
 import type { Recipe } from '../recipe/schema.ts';
 import { idPairs } from '../text/clip.ts';
 import type { Batch, BatchSource } from './trainer.ts';
@@ -41,10 +42,15 @@ export class ShardBatches implements BatchSource<ShardBatch> {
   ) {}
 
   /** `origin`: the place at which the first epoch of the sets begins. */
-  static async open(recipe: Recipe, sets: readonly StreamSet[], origin: number): Promise<ShardBatches> {
+  static async open(
+    recipe: Recipe,
+    sets: readonly StreamSet[],
+    origin: number,
+    rank: Rank,
+  ): Promise<ShardBatches> {
     const columns = columnsOf(recipe);
     const { seed, window, workers } = recipe.data;
-    const options = { seed, window, ...(workers > 0 ? { workers } : {}) };
+    const options = { seed, window, ...rank, ...(workers > 0 ? { workers } : {}) };
     const stream = await ShardStream.open(sets, [columns.latents, columns.captions], options);
     return new ShardBatches(stream, columns, recipe.text.encoder === 'clip', origin);
   }

@@ -1,4 +1,5 @@
 // The training images of a recipe: for each stage a stream of batches by place.
+import type { Rank } from '../backend/backend.ts';
 import { Batches } from '../data/batch.ts';
 import { embeddedEmoji } from '../data/emoji/embedded.ts';
 import { type FolderPictures, readFolder } from '../data/folder.ts';
@@ -9,6 +10,7 @@ import { Failure } from '../io/failure.ts';
 import type { DataSource, Recipe } from '../recipe/schema.ts';
 import { recipeOfStage, stageStarts } from '../recipe/stages.ts';
 import { ShardBatches } from './shards.ts';
+import { ALONE } from './share.ts';
 import type { TrainingData } from './trainer.ts';
 import {
   isSplit,
@@ -33,15 +35,20 @@ export interface RecipeData extends TrainingData {
 /**
  * Opens the sources of a recipe and mixes them by weight, in the order of data.seed; stages of the same
  * sources
- * go on with each other's epochs. `warn` is told which files of a folder are left out.
+ * go on with each other's epochs. `warn` is told which files of a folder are left out. Of several ranks
+ * each takes its own images of a batch.
  */
-export async function openData(recipe: Recipe, warn: (text: string) => void): Promise<RecipeData> {
+export async function openData(
+  recipe: Recipe,
+  warn: (text: string) => void,
+  rank: Rank = ALONE,
+): Promise<RecipeData> {
   const { data, image } = recipe;
   if (image.kind === 'pixels' && image.channels !== 3) {
     throw new Failure({ what: 'image.channels', why: `pictures have 3, not ${image.channels}`, code: 2 });
   }
   const emoji = data.source.some((s) => s.name === 'emoji') ? await embeddedEmoji() : null;
-  if (image.kind === 'latents') return openShards(recipe);
+  if (image.kind === 'latents') return openShards(recipe, rank);
   const starts = stageStarts(recipe);
   const stages: Batches[] = [];
   const validation: (LossData | null)[] = [];
@@ -80,7 +87,7 @@ export async function openData(recipe: Recipe, warn: (text: string) => void): Pr
     }
     validation.push(forLoss && (await picturesHeldOut(recipe, forLoss, shape, held.get(forLoss) ?? null)));
     const weights = rows.map((s) => s.weight ?? 1);
-    stages.push(new Batches(sources, weights, shape, data.seed, starts[same]!.image));
+    stages.push(new Batches(sources, weights, shape, data.seed, starts[same]!.image, rank));
   }
   const [first, ...others] = hashes;
   const hash =
@@ -96,7 +103,7 @@ export async function openData(recipe: Recipe, warn: (text: string) => void): Pr
 }
 
 /** Shards of latents: for each size and choice of sets a stream. */
-async function openShards(recipe: Recipe): Promise<RecipeData> {
+async function openShards(recipe: Recipe, rank: Rank): Promise<RecipeData> {
   const starts = stageStarts(recipe);
   const stages: ShardBatches[] = [];
   for (const [index, row] of recipe.stage.entries()) {
@@ -111,7 +118,7 @@ async function openShards(recipe: Recipe): Promise<RecipeData> {
       const { path = '', weight } = source;
       return { path, weight, count: trainingCount(recipe, source) };
     });
-    stages.push(await ShardBatches.open(ofStage, sets, starts[same]!.image));
+    stages.push(await ShardBatches.open(ofStage, sets, starts[same]!.image, rank));
   }
   const streams = [...new Set(stages)];
   const heldOut = await openLatentsHeldOut(recipe);

@@ -5,7 +5,17 @@ import { denoiseTokens, directView, embedCaption } from '../model/dit.ts';
 import { keptTokens, tokenCount } from '../model/config.ts';
 import type { Context } from '../model/layers.ts';
 import { backward } from '../plan/backward.ts';
-import { adamw, addLoss, clipScale, SCALAR_SIZE, STATE_SIZE, sumSquares } from '../plan/ops/optimizer.ts';
+import { allGather, allReduce, broadcast, reduceScatter } from '../plan/ops/collective.ts';
+import { zero } from '../plan/ops/fill.ts';
+import {
+  adamw,
+  addLoss,
+  clipScale,
+  SCALAR_SIZE,
+  STATE,
+  STATE_SIZE,
+  sumSquares,
+} from '../plan/ops/optimizer.ts';
 import { fromHalf } from '../plan/ops/half.ts';
 import { drawKeep, drawMask, drawSigma, gaussian, PURPOSE, initConst } from '../plan/ops/random.ts';
 import { scaleImages } from '../plan/ops/rows.ts';
@@ -14,10 +24,11 @@ import { freeze, type Plan } from '../plan/plan.ts';
 import { type Recompute, recompute } from '../plan/recompute.ts';
 import { product, type Tensor } from '../plan/tensor.ts';
 import { Trace } from '../plan/trace.ts';
-import type { ElemBytes } from '../backend/backend.ts';
+import type { ElemBytes, Rank } from '../backend/backend.ts';
 import { type CaptionTower, traceCaptions } from '../sample/clip-encoder.ts';
 import { captionInput, contextFor, type Network } from '../sample/network.ts';
 import { separate } from '../sample/weights.ts';
+import { ALONE, type Share, shareOf } from './share.ts';
 
 /**
  * How the data gives images and captions: images as float32 (`x0`) or as halves (`latents`), captions as word
@@ -35,6 +46,8 @@ export interface MicroStep {
   readonly batch: number;
   /** Passes whose gradients add up to one update. */
   readonly passes: number;
+  /** Processes that do as many passes at the same time; 1 when left out. */
+  readonly ranks?: number;
   readonly maskRatio: number;
   readonly P_mean: number;
   readonly P_std: number;
@@ -96,7 +109,7 @@ export function microStepTrace(network: Network, step: MicroStep, tower: Caption
     ids: kept === null ? null : drawMask(places, seed, tokenCount(network.dit.config), kept),
     y,
   });
-  finishMicroStep(trace, loss, N * step.passes, step.recompute);
+  finishMicroStep(trace, loss, N * step.passes * (step.ranks ?? 1), step.recompute);
   return trace;
 }
 
@@ -156,24 +169,41 @@ export interface UpdateOptions {
   readonly ema: boolean;
 }
 
-/** Norm, clip, AdamW and EMA over the flat buffers; gradients are zero afterwards. */
-export function updatePlan(parameters: Parameters, options: UpdateOptions, elemBytes: ElemBytes): Plan {
+/**
+ * Norm, clip, AdamW and EMA over the flat buffers; gradients are zero afterwards. With several ranks each
+ * adds
+ * up and updates its own share: m, v and ema hold that share alone, and weights are exchanged at the end.
+ */
+export function updatePlan(
+  parameters: Parameters,
+  options: UpdateOptions,
+  elemBytes: ElemBytes,
+  rank: Rank = ALONE,
+): Plan {
   const trace = new Trace();
-  void parameters.list;
+  const share = shareOf(parameters, rank);
   const state = stateBlock(trace);
   const scalars = trace.fixed('scalar', 'scalars', [SCALAR_SIZE], 0, { elem: 'real' });
-  const grad = trace.fixed('grad', 'gradient', [parameters.trainableEnd], 0, { elem: 'real' });
+  const real = (space: string, name: string, count: number, base: number) =>
+    trace.fixed(space, name, [count], base, { elem: 'real' });
+  const all = share.ranks > 1 ? share.ranks * share.count : parameters.trainableEnd;
+  if (share.ranks > 1) {
+    allReduce(real('state', 'loss sums', 2, STATE.lossSum));
+    reduceScatter(real('grad', 'gradient', all, 0), share);
+  }
   const maxNorm = options.clipNorm > 0 ? options.clipNorm : Number.POSITIVE_INFINITY;
-  clipScale(sumSquares(grad), state, maxNorm);
-  for (const part of stretches(parameters, options)) {
-    const flat = (space: string) =>
-      trace.fixed(space, `${space} ${part.base}`, [part.count], part.base, { elem: 'real' });
+  const partial = sumSquares(real('grad', 'gradient', share.count, share.first));
+  if (share.ranks > 1) allReduce(partial);
+  clipScale(partial, state, maxNorm);
+  for (const part of stretches(parameters, options, share)) {
+    const flat = (space: string, first = 0) =>
+      real(space, `${space} ${part.base}`, part.count, part.base - first);
     const buffers = {
       weight: flat('master'),
       grad: flat('grad'),
-      m: flat('m'),
-      v: flat('v'),
-      ema: options.ema ? flat('ema') : null,
+      m: flat('m', share.first),
+      v: flat('v', share.first),
+      ema: options.ema ? flat('ema', share.first) : null,
       copy: separate(elemBytes)
         ? trace.fixed('weight', `weight ${part.base}`, [part.count], part.base)
         : null,
@@ -181,7 +211,27 @@ export function updatePlan(parameters: Parameters, options: UpdateOptions, elemB
     const { beta1, beta2, eps } = options;
     adamw(buffers, scalars, state, { decay: part.decay, lrScale: part.lrScale, beta1, beta2, eps });
   }
+  if (share.ranks > 1) exchangeWeights(trace, parameters, share, separate(elemBytes));
   return freeze('update', trace, { elemBytes });
+}
+
+/** Clears the gradients of other shares, and gathers what kernels read from the ranks that updated it. */
+function exchangeWeights(trace: Trace, parameters: Parameters, share: Share, copies: boolean): void {
+  const { first, count, ranks } = share;
+  const [end, all] = [first + count, ranks * count];
+  for (const [begin, length] of [[0, first] as const, [end, all - end] as const]) {
+    if (length > 0) zero(trace.fixed('grad', `gradient ${begin}`, [length], begin, { elem: 'real' }));
+  }
+  if (!copies) {
+    allGather(trace.fixed('master', 'weights', [all], 0, { elem: 'real' }), share);
+    return;
+  }
+  allGather(trace.fixed('weight', 'weights', [all], 0), share);
+  // Routers are read in float32: those elements stand at the beginning, mostly in the first share.
+  for (let root = 0; root * count < parameters.masterEnd; root++) {
+    const length = Math.min(count, parameters.masterEnd - root * count);
+    broadcast(trace.fixed('master', `routers ${root}`, [length], root * count, { elem: 'real' }), root);
+  }
 }
 
 function stateBlock(trace: Trace): Tensor {
@@ -195,8 +245,8 @@ interface Stretch {
   readonly lrScale: number;
 }
 
-/** Neighbouring parameters that are treated alike are updated in one stretch. */
-function stretches(parameters: Parameters, options: UpdateOptions): Stretch[] {
+/** Neighbouring parameters of a share that are treated alike are updated in one stretch. */
+function stretches(parameters: Parameters, options: UpdateOptions, share: Share): Stretch[] {
   const trainable = parameters.list.filter((p) => !p.tags.frozen).toSorted((a, b) => a.base - b.base);
   const treatment = (p: Parameter) => ({
     decay: p.tags.decay ? options.weightDecay : 0,
@@ -204,13 +254,16 @@ function stretches(parameters: Parameters, options: UpdateOptions): Stretch[] {
   });
   const parts: Stretch[] = [];
   for (const [i, p] of trainable.entries()) {
-    const end = trainable[i + 1]?.base ?? parameters.trainableEnd;
+    const base = Math.max(p.base, share.first);
+    const next = trainable[i + 1]?.base ?? parameters.trainableEnd;
+    const end = Math.min(next, share.first + share.count);
+    if (base >= end) continue;
     const { decay, lrScale } = treatment(p);
     const last = parts.at(-1);
     if (last && last.decay === decay && last.lrScale === lrScale) {
       parts[parts.length - 1] = { ...last, count: end - last.base };
     } else {
-      parts.push({ base: p.base, count: end - p.base, decay, lrScale });
+      parts.push({ base, count: end - base, decay, lrScale });
     }
   }
   return parts;

@@ -4,6 +4,7 @@ import { Failure } from '../io/failure.ts';
 import { sinCosPositions } from '../model/positions.ts';
 import { SCALAR, SCALAR_SIZE, STATE, STATE_SIZE } from '../plan/ops/optimizer.ts';
 import { words } from '../plan/ops/random.ts';
+import type { Parameter } from '../plan/params.ts';
 import type { Plan } from '../plan/plan.ts';
 import { encodeNumbers, readNumbers, Runner } from '../plan/runner.ts';
 import type { ModelConfig, Recipe, Stage } from '../recipe/schema.ts';
@@ -11,16 +12,17 @@ import { recipeOfStage, stageAt, totalSteps } from '../recipe/stages.ts';
 import type { CaptionTower } from '../sample/clip-encoder.ts';
 import { type Network, networkOf } from '../sample/network.ts';
 import {
-  allocFlat,
-  computeWeights,
   freeWeights,
   readParameter,
   roundWeights,
+  separate,
   writeParameter,
   writeWeight,
 } from '../sample/weights.ts';
+import { copyBytes, Exchange, type Shared } from './exchange.ts';
 import { initialiseWeights } from './initialise.ts';
 import { rateMultiplier } from './schedule.ts';
+import { ALONE, type Share, shareOf } from './share.ts';
 import { microStepPlan, updatePlan } from './step.ts';
 import { averages, stageWork } from './work.ts';
 
@@ -84,6 +86,8 @@ interface StagePlans {
 
 export class Trainer {
   readonly buffers: TrainingState;
+  /** What this process holds of it. */
+  readonly share: Share;
   /** Steps done, and images seen in them. */
   step = 0;
   images = 0;
@@ -91,6 +95,7 @@ export class Trainer {
   network: Network;
   private plans: StagePlans | null = null;
   private readonly networks: readonly Network[];
+  private readonly exchange: Exchange | null;
 
   /** `tower`: a text tower that turns token ids of the data into captions within the step. */
   constructor(
@@ -102,18 +107,22 @@ export class Trainer {
     this.networks = stageNetworks(recipe);
     this.network = this.networks[0]!;
     const largest = this.networks.reduce((a, b) => (b.parameters.end > a.parameters.end ? b : a));
-    const flat = (extent: 'all' | 'trainable') => allocFlat(backend, largest.parameters, extent);
-    const { real } = backend.elemBytes;
-    const master = flat('all');
+    const { real, act } = backend.elemBytes;
+    this.share = shareOf(largest.parameters, backend.group?.rank ?? ALONE);
+    const { ranks, count, whole } = this.share;
+    const flat = (elements: number) => backend.alloc(elements * real);
+    const master = flat(whole);
     this.buffers = {
-      ...computeWeights(backend, largest.parameters, master),
-      grad: flat('trainable'),
-      m: flat('trainable'),
-      v: flat('trainable'),
-      ema: averages(recipe) ? flat('all') : null,
+      master,
+      weight: separate(backend.elemBytes) ? backend.alloc(whole * act) : master,
+      grad: flat(ranks > 1 ? whole : count),
+      m: flat(count),
+      v: flat(count),
+      ema: averages(recipe) ? flat(ranks > 1 ? count : whole) : null,
       state: backend.alloc(STATE_SIZE * real),
       scalar: backend.alloc(SCALAR_SIZE * real),
     };
+    this.exchange = ranks > 1 ? new Exchange(backend, this.share, this.buffers) : null;
   }
 
   /** Steps of all stages. */
@@ -145,8 +154,25 @@ export class Trainer {
   initialise(): void {
     const { master, ema } = this.buffers;
     initialiseWeights(this.backend, master, this.network.parameters, this.recipe.train.seed);
-    if (ema) this.copyRegion(master, ema);
+    const { first } = this.share;
+    const { real } = this.backend.elemBytes;
+    if (ema) copyBytes(this.backend, master, first * real, ema, 0, Math.min(ema.bytes, master.bytes));
     this.roundWeights();
+  }
+
+  /** Sums over ranks of some numbers: what all ranks then know alike. */
+  async agree(values: readonly number[]): Promise<readonly number[]> {
+    return this.exchange ? this.exchange.agree(values) : values;
+  }
+
+  /**
+   * A flat buffer with all of a kind of state. Of several ranks all have to call this, in the same order;
+   * what
+   * they get is good until the next call or step.
+   */
+  whole(kind: Shared): Region {
+    const { buffers, exchange } = this;
+    return exchange ? exchange.whole(kind) : (buffers[kind] ?? buffers.master);
   }
 
   /** Makes what kernels read the rounded copy of the float32 weights, after those were written. */
@@ -159,6 +185,7 @@ export class Trainer {
     const { index, stage, done } = this.stageAt(this.step);
     const plans = this.plansFor(index, stage);
     const { micro, update, batch, passes } = plans;
+    this.exchange?.giveBack();
     if (done === 0 && stage.optimizer === 'drop') this.dropMoments();
     for (let pass = 0; pass < passes; pass++) {
       this.fill(plans, this.images);
@@ -166,7 +193,7 @@ export class Trainer {
       for (const [name, values] of Object.entries(batch.inputs)) micro.set(name, values);
       micro.set('places', placeWords(batch.places));
       micro.run();
-      this.images += batch.places.length;
+      this.images += batch.places.length * this.share.ranks;
     }
     const lr = this.learningRate(stage, done);
     const scalars = new Float64Array(SCALAR_SIZE);
@@ -178,6 +205,7 @@ export class Trainer {
     this.step += 1;
     // A device computes while the host makes the next batch; only then is it waited for.
     if (done + 1 < stage.steps) this.fill(plans, this.images);
+    await this.backend.group?.settle?.();
     const state = readNumbers(this.backend, this.buffers.state, 0, 'real', STATE_SIZE);
     return {
       step: this.step,
@@ -228,6 +256,7 @@ export class Trainer {
     this.plans?.micro.free();
     this.plans?.update.free();
     this.plans = null;
+    this.exchange?.free();
     const { weight, master, ...others } = this.buffers;
     freeWeights({ weight, master });
     for (const region of Object.values(others)) region?.free();
@@ -245,11 +274,12 @@ export class Trainer {
     this.plans?.update.free();
     this.enter(this.networks[index]!);
     const { backend, network, recipe, tower } = this;
-    const { step, update: options, model } = stageWork(recipe, stage);
+    const { step, update: options, model } = stageWork(recipe, stage, this.share.ranks);
     const { master, weight, grad, m, v, ema, state, scalar } = this.buffers;
     const regions = { master, weight, grad, m, v, state, scalar, ...(ema ? { ema } : {}), ...tower?.regions };
     const micro = new Runner(backend, microStepPlan(network, step, backend.elemBytes, tower), regions);
-    const update = new Runner(backend, updatePlan(network.parameters, options, backend.elemBytes), regions);
+    const plan = updatePlan(network.parameters, options, backend.elemBytes, this.share);
+    const update = new Runner(backend, plan, regions);
     micro.set('seed', words(recipe.train.seed));
     this.placePositions(model);
     const source = this.data.stage(index);
@@ -270,7 +300,7 @@ export class Trainer {
     if (!from || !to) throw new Failure({ what: name, why: 'is in no network' });
     const values = readParameter(backend, buffers.master, from);
     writeWeight(backend, buffers, to, values);
-    if (buffers.ema) writeParameter(backend, buffers.ema, to, values);
+    this.keepFrozen(to, values);
   }
 
   /** Positions belong to no training: a stage sets them by its own interpolation scale. */
@@ -280,20 +310,15 @@ export class Trainer {
     const { parameters, dit } = this.network;
     const positions = parameters.at(dit.posEmbed);
     writeWeight(this.backend, this.buffers, positions, values);
-    if (this.buffers.ema) writeParameter(this.backend, this.buffers.ema, positions, values);
+    this.keepFrozen(positions, values);
   }
 
-  private copyRegion(from: Region, to: Region): void {
-    const bytes = from.bytes;
-    for (let at = 0; at < bytes; at += COPY_BYTES) {
-      const part = new Uint8Array(Math.min(COPY_BYTES, bytes - at));
-      this.backend.read(from, at, part);
-      this.backend.write(to, at, part);
-    }
+  /** Averages of what is not trained: a share has none of it, `whole` takes it from the weights. */
+  private keepFrozen(p: Parameter, values: ArrayLike<number>): void {
+    const { ema } = this.buffers;
+    if (ema && !this.exchange) writeParameter(this.backend, ema, p, values);
   }
 }
-
-const COPY_BYTES = 64 * 2 ** 20;
 
 /** One network a stage; stages of one size share theirs. */
 function stageNetworks(recipe: Recipe): Network[] {

@@ -1,4 +1,5 @@
 // What one update of a stage consists of, from a recipe: numbers of its micro-steps and of its optimizer.
+import { EXIT, Failure } from '../io/failure.ts';
 import { recipeOfStage } from '../recipe/stages.ts';
 import type { ModelConfig, Recipe, Stage } from '../recipe/schema.ts';
 import type { Inputs, MicroStep, UpdateOptions } from './step.ts';
@@ -20,15 +21,30 @@ export function inputsOf({ image, text }: Pick<Recipe, 'image' | 'text'>): Input
   return { images: image.kind === 'latents' ? 'latents' : 'x0', captions: captions[text.encoder] };
 }
 
-/** Micro-batch, passes, mask and optimizer of a stage. */
-export function stageWork(recipe: Recipe, stage: Stage): StageWork {
+/**
+ * Micro-batch, passes, mask and optimizer of a stage, for one of so many ranks. Throws a Failure (code 2)
+ * where
+ * a step's images cannot be shared out evenly.
+ */
+export function stageWork(recipe: Recipe, stage: Stage, ranks = 1): StageWork {
   const { model, text, diffusion, data, optimizer, train, stage: rows } = recipeOfStage(recipe, stage);
-  const batch = train.micro_batch || train.batch_size;
+  const batch = train.micro_batch || train.batch_size / ranks;
+  const passes = train.batch_size / (batch * ranks);
+  if (!Number.isInteger(batch) || !Number.isInteger(passes)) {
+    const pass = train.micro_batch ? `passes of ${batch} images (train.micro_batch)` : 'equal parts';
+    throw new Failure({
+      what: 'train.batch_size',
+      why: `${train.batch_size} images cannot be shared out over ${ranks} ranks in ${pass}`,
+      fix: 'Use another number of GPUs, or change train.micro_batch',
+      code: EXIT.usage,
+    });
+  }
   return {
     step: {
       inputs: inputsOf(recipe),
       batch,
-      passes: train.batch_size / batch,
+      passes,
+      ...(ranks > 1 ? { ranks } : {}),
       maskRatio: rows[0]?.mask_ratio ?? 0,
       P_mean: diffusion.P_mean,
       P_std: diffusion.P_std,
@@ -48,4 +64,9 @@ export function stageWork(recipe: Recipe, stage: Stage): StageWork {
     },
     model,
   };
+}
+
+/** Throws a Failure (code 2) where the steps of a recipe cannot be shared out evenly over so many ranks. */
+export function checkShares(recipe: Recipe, ranks: number): void {
+  for (const stage of recipe.stage) stageWork(recipe, stage, ranks);
 }
