@@ -205,10 +205,10 @@ function memoryAt(
   };
 }
 
-/** Weights in bfloat16, gradients, and shares of the master weights, moments and averages. */
+/** Weights in bfloat16, gradients and master weights whole; shares of moments and averages. */
 function stateBytes({ parameters }: Network, recipe: Recipe, ranks: number): number {
   const averaged = recipe.optimizer.ema > 0 || recipe.stage.some((stage) => (stage.ema ?? 0) > 0);
-  return parameters.end * (2 + 4 + (12 + (averaged ? 4 : 0)) / ranks);
+  return parameters.end * (2 + 4 + 4 + (8 + (averaged ? 4 : 0)) / ranks);
 }
 
 /** The largest divisor of a batch that is no larger than `most`; 0 where not even one image fits. */
