@@ -22,6 +22,7 @@ import { serve } from './serve.ts';
 import { serveEngine } from './serve-engine.ts';
 import { train } from './train.ts';
 import { verify } from './verify.ts';
+import { watch } from './watch.ts';
 
 export const SUMMARY =
   'Trains text-to-image diffusion transformers from scratch on a micro-budget and samples from them';
@@ -41,6 +42,7 @@ export const COMMANDS: readonly Command[] = [
   verify,
   data,
   plot,
+  watch,
   info,
   convert,
   doctor,
