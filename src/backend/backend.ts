@@ -118,6 +118,8 @@ export interface Backend {
   takeChoices?(saved: unknown): void;
   /** Absent where the backend is for one process. */
   readonly group?: Group;
+  /** Bytes of device memory that nobody has taken; absent where the memory is that of the machine. */
+  freeBytes?(): number;
   /** Bytes of device memory that are taken now, and the most so far; absent where nobody counts. */
   memory?(): { readonly allocated: number; readonly peak: number };
 }

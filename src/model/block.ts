@@ -50,11 +50,11 @@ export function declareBlock(
   return {
     name,
     dim,
-    norm1: p.add(`${name}.norm1.weight`, [dim], ones),
+    norm1: p.add(`${name}.norm1.weight`, [dim], ones, { kind: 'norm' }),
     attn: declareSelfAttention(p, `${name}.attn`, { dim, qkvDim, headDim, bias, projInit: out }),
     cross: declareCrossAttention(p, `${name}.cross_attn`, { dim, headDim, bias, projInit: out }),
-    norm2: p.add(`${name}.norm2.weight`, [dim], ones),
-    norm3: p.add(`${name}.norm3.weight`, [dim], ones),
+    norm2: p.add(`${name}.norm2.weight`, [dim], ones, { kind: 'norm' }),
+    norm3: p.add(`${name}.norm3.weight`, [dim], ones, { kind: 'norm' }),
     mlp: experts
       ? declareExperts(p, `${name}.mlp`, { dim, hidden, experts, outInit: out })
       : declareFeedForward(p, `${name}.mlp`, { dim, hidden, bias, init: out, outInit: out }),

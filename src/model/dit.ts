@@ -87,13 +87,13 @@ export function declareDiT(p: Parameters, config: ModelConfig): DiT {
   const pixels = patch_size ** 2 * in_channels;
   const declareMlp = (name: string, inn: number): Mlp => ({
     fc1: declareLinear(p, `${name}.fc1`, inn, dim, true, normal(0.02)),
-    norm: p.add(`${name}.norm.weight`, [dim], ones),
+    norm: p.add(`${name}.norm.weight`, [dim], ones, { kind: 'norm' }),
     fc2: declareLinear(p, `${name}.fc2`, dim, dim, true, normal(0.02)),
   });
   const declareMap = (name: string, inn: number, out: number): WidthMap | null =>
     config.use_patch_mixer && mixDim !== dim
       ? {
-          norm: p.add(`${name}.0.weight`, [inn], ones),
+          norm: p.add(`${name}.0.weight`, [inn], ones, { kind: 'norm' }),
           linear: declareLinear(p, `${name}.1`, inn, out, bias, xavier(out, inn)),
         }
       : null;
@@ -108,7 +108,12 @@ export function declareDiT(p: Parameters, config: ModelConfig): DiT {
   const maskToken = p.add('mask_token', [1, 1, pixels], zeros, FROZEN);
   const xEmbedder = {
     weight: p.add('x_embedder.proj.weight', [dim, in_channels, patch_size, patch_size], xavier(dim, pixels)),
-    bias: p.add('x_embedder.proj.bias', [dim], { kind: 'uniform', bound: 1 / Math.sqrt(pixels) }),
+    bias: p.add(
+      'x_embedder.proj.bias',
+      [dim],
+      { kind: 'uniform', bound: 1 / Math.sqrt(pixels) },
+      { kind: 'bias' },
+    ),
   };
   const tEmbedder = {
     fc1: declareLinear(p, 't_embedder.mlp.0', FREQUENCIES, dim, true, normal(0.02)),
@@ -116,7 +121,7 @@ export function declareDiT(p: Parameters, config: ModelConfig): DiT {
   };
   const yEmbedder = declareMlp('y_embedder.y_proj', config.caption_channels);
   const yBlock = {
-    norm1: p.add('y_emb_preprocess.norm1.weight', [dim], ones),
+    norm1: p.add('y_emb_preprocess.norm1.weight', [dim], ones, { kind: 'norm' }),
     attn: declareSelfAttention(p, 'y_emb_preprocess.attn', {
       dim,
       qkvDim: dim,
@@ -124,7 +129,7 @@ export function declareDiT(p: Parameters, config: ModelConfig): DiT {
       bias,
       projInit: zeros,
     }),
-    norm2: p.add('y_emb_preprocess.norm2.weight', [dim], ones),
+    norm2: p.add('y_emb_preprocess.norm2.weight', [dim], ones, { kind: 'norm' }),
     mlp: declareFeedForward(p, 'y_emb_preprocess.mlp', {
       dim,
       hidden: captionHidden(config),
@@ -142,7 +147,7 @@ export function declareDiT(p: Parameters, config: ModelConfig): DiT {
   const final = {
     linear: declareLinear(p, 'final_layer.linear', dim, pixels, true, zeros),
     adaLN: declareLinear(p, 'final_layer.adaLN_modulation.1', dim, 2 * dim, true, zeros),
-    norm: p.add('final_layer.norm_final.weight', [dim], ones),
+    norm: p.add('final_layer.norm_final.weight', [dim], ones, { kind: 'norm' }),
   };
   return {
     ...{ config, posEmbed, maskToken, xEmbedder, tEmbedder, yEmbedder, yBlock, pooled },

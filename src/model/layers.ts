@@ -46,7 +46,7 @@ export function declareLinear(
 ): Linear {
   return {
     weight: p.add(`${name}.weight`, [out, inn], init),
-    bias: bias ? p.add(`${name}.bias`, [out], zeros) : null,
+    bias: bias ? p.add(`${name}.bias`, [out], zeros, { kind: 'bias' }) : null,
   };
 }
 

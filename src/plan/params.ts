@@ -14,6 +14,8 @@ export type Init =
 export interface Tags {
   /** Weight decay applies. */
   readonly decay: boolean;
+  /** What it is, for recipes that spare some kinds from weight decay. */
+  readonly kind: 'weight' | 'norm' | 'bias' | 'embedding';
   /** Belongs to the experts, whose learning rate can be scaled. */
   readonly expert: boolean;
   /** A buffer: saved with the model and in the EMA, never trained. */
@@ -37,7 +39,7 @@ export interface Parameter {
   readonly base: number;
 }
 
-const DEFAULT_TAGS: Tags = { decay: true, expert: false, frozen: false, master: false };
+const DEFAULT_TAGS: Tags = { decay: true, kind: 'weight', expert: false, frozen: false, master: false };
 
 /** Collects declarations; `seal` gives every parameter its place. */
 export class Parameters {

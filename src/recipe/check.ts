@@ -64,8 +64,12 @@ export function checkRecipe(recipe: Recipe, origin: Origin): void {
   if (diffusion.sigma_min >= diffusion.sigma_max) {
     refuse('diffusion.sigma_min', `${diffusion.sigma_min} is not below sigma_max`, 'Choose a smaller one');
   }
-  const { batch_size, micro_batch } = recipe.train;
-  if (micro_batch > 0 && batch_size % micro_batch !== 0) {
+  const unknown = recipe.optimizer.no_decay.find((kind) => !['norm', 'bias', 'embedding'].includes(kind));
+  if (unknown !== undefined) {
+    refuse('optimizer.no_decay', `${unknown} is no kind of parameter`, 'Use some of norm, bias, embedding');
+  }
+  const { batch_size, batch_tokens, micro_batch } = recipe.train;
+  if (micro_batch > 0 && batch_tokens === 0 && batch_size % micro_batch !== 0) {
     refuse(
       'train.micro_batch',
       `${micro_batch} does not divide train.batch_size ${batch_size}`,
@@ -73,10 +77,11 @@ export function checkRecipe(recipe: Recipe, origin: Origin): void {
     );
   }
   for (const [i, stage] of recipe.stage.entries()) {
-    if (micro_batch > 0 && stage.batch_size !== undefined && stage.batch_size % micro_batch !== 0) {
+    const [batch, pass] = [stage.batch_size ?? batch_size, stage.micro_batch ?? micro_batch];
+    if (pass > 0 && batch % pass !== 0) {
       refuse(
         `stage.${i}.batch_size`,
-        `${stage.batch_size} is no multiple of train.micro_batch ${micro_batch}`,
+        `${batch} is no multiple of ${stage.micro_batch ? 'its ' : 'train.'}micro_batch ${pass}`,
         'Choose a multiple',
       );
     }

@@ -4,6 +4,7 @@
 import { EXIT, Failure } from '../io/failure.ts';
 import { envLayer, type Given, type Layer, parseRecipe, presetLayer, setLayer, treeLayer } from './layers.ts';
 import { checkRecipe } from './check.ts';
+import { withTokenBudget } from './stages.ts';
 import { LISTS, type Recipe, type RecipeInput, type Table, TABLES } from './schema.ts';
 
 export interface RecipeSources {
@@ -39,7 +40,7 @@ export function resolveRecipe(sources: RecipeSources): Resolved {
   if (preset) layers.unshift(presetLayer(preset));
 
   const merged = merge(layers);
-  const recipe = build(merged);
+  const recipe = withTokenBudget(build(merged));
   checkRecipe(recipe, (key) => merged.get(key)?.origin ?? 'defaults');
   return { recipe, origins: new Map([...merged].map(([key, { origin }]) => [key, origin])) };
 }

@@ -130,6 +130,10 @@ const optimizer = {
   beta2: real(0.999, { min: 0, max: 0.99999999 }, 'Decay of the mean square of the gradient'),
   eps: real(1e-8, { min: 0 }, 'Added to the root of the mean square'),
   weight_decay: real(0.1, { min: 0 }, 'Decoupled weight decay, times the learning rate'),
+  no_decay: texts(
+    [],
+    'Kinds of parameters without weight decay: norm, bias, embedding (none as the reference)',
+  ),
   clip_norm: real(0.25, { min: 0 }, 'Largest global norm of the gradient (0 = no clipping)'),
   expert_lr_scale: real(1, { min: 0 }, 'Learning rate of expert weights, relative to lr'),
   ema: real(0, { min: 0, max: 0.9999999 }, 'Decay of the averaged weights per step (0 = off)'),
@@ -146,10 +150,19 @@ const schedule = {
 
 const train = {
   batch_size: int(64, { min: 1, unit: 'images' }, 'Pictures in a step'),
+  batch_tokens: int(
+    0,
+    { min: 0, unit: 'tokens' },
+    'Patches that the backbone sees in a step, instead of batch_size, where a stage has none (0 = batch_size)',
+  ),
   micro_batch: int(
     0,
     { min: 0, unit: 'images' },
     'Pictures in one pass; a step adds up passes (0 = batch_size)',
+  ),
+  fit_micro_batch: bool(
+    false,
+    'Gives each stage the largest passes that fit the free memory where the run begins; kept in the run',
   ),
   recompute: choice(
     'none',
@@ -194,6 +207,7 @@ const stage = {
     'What the stage before left of the moments of the gradient: kept, or begun anew',
   ),
   batch_size: int(undefined, { min: 1, unit: 'images' }, 'Instead of train.batch_size'),
+  micro_batch: int(undefined, { min: 1, unit: 'images' }, 'Instead of train.micro_batch'),
   lr: real(undefined, { min: 0 }, 'Instead of optimizer.lr'),
   clip_norm: real(undefined, { min: 0 }, 'Instead of optimizer.clip_norm'),
   ema: real(undefined, { min: 0, max: 0.9999999 }, 'Instead of optimizer.ema'),

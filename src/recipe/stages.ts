@@ -1,5 +1,6 @@
 // Stages of a run: what a stage changes in its recipe, and how a run is made longer or shorter as a whole.
 
+import { keptTokens, tokenCount } from '../model/config.ts';
 import type { Recipe, Stage } from './schema.ts';
 
 /** The recipe as it holds in one stage: the stage's keys put in the place of those they stand for. */
@@ -28,9 +29,27 @@ export function recipeOfStage(recipe: Recipe, stage: Stage): Recipe {
       warmup_steps: stage.warmup_steps ?? schedule.warmup_steps,
       alpha_f: stage.alpha_f ?? schedule.alpha_f,
     },
-    train: { ...train, batch_size: stage.batch_size ?? train.batch_size },
+    train: {
+      ...train,
+      batch_size: stage.batch_size ?? train.batch_size,
+      micro_batch: stage.micro_batch ?? train.micro_batch,
+    },
     stage: [{ ...stage, mask_ratio: model.masking === 'none' ? 0 : stage.mask_ratio }],
   };
+}
+
+/** The recipe with a token budget turned into images of each stage that has no batch size of its own. */
+export function withTokenBudget(recipe: Recipe): Recipe {
+  const { batch_tokens } = recipe.train;
+  if (batch_tokens === 0) return recipe;
+  const stage = recipe.stage.map((row) => {
+    if (row.batch_size !== undefined) return row;
+    const { model, train, stage: rows } = recipeOfStage(recipe, row);
+    const pass = Math.max(1, train.micro_batch);
+    const seen = keptTokens(tokenCount(model), rows[0]!.mask_ratio);
+    return { ...row, batch_size: pass * Math.max(1, Math.round(batch_tokens / seen / pass)) };
+  });
+  return { ...recipe, stage };
 }
 
 /** All steps of a recipe. */

@@ -21,7 +21,12 @@ export function declareWordEncoder(
   const positions = () => sinCosLine(c.length, c.channels);
   return {
     // A word is the sum of two rows, so words begin with unit variance.
-    table: p.add('text_embedder.weight', [c.buckets, c.channels], { kind: 'normal', std: Math.SQRT1_2 }),
+    table: p.add(
+      'text_embedder.weight',
+      [c.buckets, c.channels],
+      { kind: 'normal', std: Math.SQRT1_2 },
+      { kind: 'embedding' },
+    ),
     positions: p.add(
       'text_embedder.positions',
       [c.length, c.channels],

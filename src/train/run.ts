@@ -15,6 +15,7 @@ import { type LoadedParts, openParts, openTextTower } from '../sample/published.
 import { pulledPart } from '../sample/pulled.ts';
 import { keepAlgorithms, takeAlgorithms } from './algorithms.ts';
 import { Checkpoints, type RunState } from './checkpoint.ts';
+import { fitMicroBatches, keepMicroBatches } from './fit.ts';
 import { Journal } from './journal.ts';
 import { drawPreview, loadDrawing, previewPath } from './preview.ts';
 import { ALONE } from './share.ts';
@@ -57,22 +58,24 @@ export interface RunResult {
 const SPIKE_WARNING = 60;
 
 /** Trains until the recipe is done or a stop is asked for; a checkpoint is written in both cases. */
-export async function trainRun(options: RunOptions): Promise<RunResult> {
-  const { recipe, folder, backend, log } = options;
+export async function trainRun(given: RunOptions): Promise<RunResult> {
+  const { folder, backend, log } = given;
   const rank = backend.group?.rank ?? ALONE;
   const writes = rank.rank === 0; // of several ranks one writes the files
-  refuseOtherRecipe(folder, recipe);
-  const data = await openData(recipe, (text) => log.warn(text), rank);
+  const begun = recipeOfRun(folder);
+  const known = begun ? knownRecipe(folder, begun, given.recipe) : given.recipe;
+  const data = await openData(known, (text) => log.warn(text), rank);
   await loadDrawing(); // what keeps it from being loaded is told now, not at the first preview
   makeFolder(folder);
   using _held = writes ? holdFolder(folder, (text) => log.warn(text)) : null;
-  if (writes) {
-    cleanLeftovers(folder);
-    writeWholeFile(join(folder, 'recipe.toml'), recipeToml(recipe));
-  }
+  if (writes) cleanLeftovers(folder);
   takeAlgorithms(folder, backend, (text) => log.warn(text));
-  const parts = writes ? openBeside(options) : null;
-  const tower = recipe.text.encoder === 'clip' ? (parts?.captions ?? openTower(options)) : null;
+  const parts = writes ? openBeside(given) : null;
+  const tower = known.text.encoder === 'clip' ? (parts?.captions ?? openTower(given)) : null;
+  const fits = known.train.fit_micro_batch && !begun;
+  const recipe = fits ? fitMicroBatches({ backend, recipe: known, tower: tower?.caption ?? null }) : known;
+  const options = { ...given, recipe };
+  if (writes) writeWholeFile(join(folder, 'recipe.toml'), recipeToml(recipe));
   const trainer = new Trainer(backend, recipe, data, tower?.caption ?? null);
   const checkpoints = new Checkpoints(folder);
   checkpoints.open(writes);
@@ -150,20 +153,23 @@ function openTower({ backend, recipe }: RunOptions): ClipEncoder {
  * In a run that has begun, only keys that change no past number may differ. That includes the lengths of
  * stages, so that a run can be made longer or shorter.
  */
-function refuseOtherRecipe(folder: string, recipe: Recipe): void {
-  const old = recipeOfRun(folder);
-  if (old) {
-    const stages = Math.min(old.stage.length, recipe.stage.length);
-    const changed = firstDifference(bare(old, stages), bare(recipe, stages));
-    if (changed) {
-      throw new Failure({
-        what: folder,
-        why: `was trained with another recipe (${changed} differs)`,
-        fix: 'Use the recipe of the run, or another folder with -o',
-        code: EXIT.usage,
-      });
-    }
-  }
+function refuseOtherRecipe(folder: string, old: Recipe, recipe: Recipe): void {
+  const stages = Math.min(old.stage.length, recipe.stage.length);
+  const changed = firstDifference(bare(old, stages), bare(recipe, stages));
+  if (!changed) return;
+  throw new Failure({
+    what: folder,
+    why: `was trained with another recipe (${changed} differs)`,
+    fix: 'Use the recipe of the run, or another folder with -o',
+    code: EXIT.usage,
+  });
+}
+
+/** The recipe as the run goes on with it: passes that were once fitted to the memory stay as they are. */
+function knownRecipe(folder: string, begun: Recipe, given: Recipe): Recipe {
+  const recipe = given.train.fit_micro_batch ? keepMicroBatches(given, begun) : given;
+  refuseOtherRecipe(folder, begun, recipe);
+  return recipe;
 }
 
 /** The recipe that a run folder was made with; null for a new folder. */

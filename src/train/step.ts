@@ -161,6 +161,8 @@ export interface UpdateOptions {
   /** Largest global gradient norm; 0: no clipping. */
   readonly clipNorm: number;
   readonly weightDecay: number;
+  /** Kinds of parameters that weight decay spares. */
+  readonly noDecay?: readonly string[];
   readonly beta1: number;
   readonly beta2: number;
   readonly eps: number;
@@ -249,7 +251,7 @@ interface Stretch {
 function stretches(parameters: Parameters, options: UpdateOptions, share: Share): Stretch[] {
   const trainable = parameters.list.filter((p) => !p.tags.frozen).toSorted((a, b) => a.base - b.base);
   const treatment = (p: Parameter) => ({
-    decay: p.tags.decay ? options.weightDecay : 0,
+    decay: p.tags.decay && !options.noDecay?.includes(p.tags.kind) ? options.weightDecay : 0,
     lrScale: p.tags.expert ? options.expertLrScale : 1,
   });
   const parts: Stretch[] = [];

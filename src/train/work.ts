@@ -56,6 +56,7 @@ export function stageWork(recipe: Recipe, stage: Stage, ranks = 1): StageWork {
     update: {
       clipNorm: optimizer.clip_norm,
       weightDecay: optimizer.weight_decay,
+      noDecay: optimizer.no_decay,
       beta1: optimizer.beta1,
       beta2: optimizer.beta2,
       eps: optimizer.eps,

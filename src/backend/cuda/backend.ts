@@ -108,6 +108,7 @@ export async function cudaBackend(options: CudaOptions = {}): Promise<CudaBacken
       return products.choices;
     },
     takeChoices: (saved) => products.take(saved),
+    freeBytes: () => device.cuda.memoryInfo().free,
     memory: () => ({ allocated: device.allocated, peak: device.peak }),
     synchronize: () => device.cuda.streamSynchronize(device.stream),
     close() {
