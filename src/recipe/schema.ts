@@ -153,7 +153,7 @@ const train = {
   batch_tokens: int(
     0,
     { min: 0, unit: 'tokens' },
-    'Patches that the backbone sees in a step, instead of batch_size, where a stage has none (0 = batch_size)',
+    'Patches that the backbone sees in a step, in place of batch_size (0 = batch_size)',
   ),
   micro_batch: int(
     0,
