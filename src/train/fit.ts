@@ -27,7 +27,7 @@ export interface Fit {
  * Failure names what a single image needs where not even that fits.
  */
 export function fitMicroBatches({ backend, recipe, tower, free = freeBytes(backend) }: Fit): Recipe {
-  if ((backend.group?.rank.ranks ?? 1) > 1) {
+  if ((backend.group?.rank?.ranks ?? 1) > 1) {
     const why = 'the ranks of a new run may have unequal memory';
     throw new Failure({ what: 'train.fit_micro_batch', why, fix: 'Say train.micro_batch', code: EXIT.usage });
   }
