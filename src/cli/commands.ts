@@ -14,6 +14,7 @@ import { licenses } from './licenses.ts';
 import { list } from './list.ts';
 import { plan } from './plan.ts';
 import { plot } from './plot.ts';
+import { prepare } from './prepare.ts';
 import { pull } from './pull.ts';
 import { quickstart } from './quickstart.ts';
 import { rm } from './rm.ts';
@@ -30,6 +31,7 @@ export const SUMMARY =
 export const COMMANDS: readonly Command[] = [
   quickstart,
   plan,
+  prepare,
   train,
   sample,
   serve,

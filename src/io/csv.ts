@@ -7,21 +7,33 @@ export type Row =
   | { readonly index: number; readonly fields: readonly string[] }
   | { readonly index: number; readonly error: string };
 
-/** Longest row: a quote that never ends would take the rest of the stream into memory. */
-const MAX_CHARACTERS = 2 ** 20;
+export interface CsvOptions {
+  /** Between fields; with tabs quotes are letters like any other, as in files of that kind. */
+  readonly separator?: ',' | '\t';
+  /** Longest row, 2^20: a quote that never ends would take the rest of the stream into memory. */
+  readonly maxCharacters?: number;
+}
 
 /** The rows of a stream. One that is broken becomes an error in its place, and the rest goes on. */
 export async function* readCsv(
   source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  { separator = ',', maxCharacters = 2 ** 20 }: CsvOptions = {},
 ): AsyncGenerator<Row> {
   let index = 0;
-  let row = new OpenRow();
-  for await (const line of readLines(source)) {
+  if (separator === '\t') {
+    for await (const line of readLines(source, { maxBytes: maxCharacters })) {
+      if ('error' in line) yield line;
+      else yield { index: line.index, fields: line.text.split('\t') };
+    }
+    return;
+  }
+  let row = new OpenRow(maxCharacters);
+  for await (const line of readLines(source, { maxBytes: maxCharacters })) {
     const error = row.add(line);
     if (error === undefined && row.isOpen) continue;
     yield error === undefined ? { index, fields: row.fields } : { index, error };
     index++;
-    row = new OpenRow();
+    row = new OpenRow(maxCharacters);
   }
   if (row.isOpen) yield { index, error: 'the quoted field at the end of the file has no closing quote' };
 }
@@ -34,12 +46,16 @@ class OpenRow {
   private field = '';
   private length = 0;
 
+  constructor(private readonly maxCharacters: number) {}
+
   /** Takes the next line of the row; returns what is wrong with it. */
   add(line: Line): string | undefined {
     if ('error' in line) return line.error;
     const { text } = line;
     this.length += text.length + 1;
-    if (this.length > MAX_CHARACTERS) return `the row is longer than ${MAX_CHARACTERS} characters`;
+    if (this.length > this.maxCharacters) {
+      return `the row is longer than ${this.maxCharacters} characters`;
+    }
     if (this.isOpen) this.field += '\n';
     for (let at = 0; ; ) {
       if (!this.isOpen && text[at] === '"') {

@@ -230,6 +230,12 @@ export function loadLatentDecoder(
   return { ...latentDecoder(vae), channels: vae.config.latent_channels, free: () => vae.free() };
 }
 
+/** The autoencoder of a file, both directions, with the config that lies beside it. */
+export function openAutoencoder(backend: Backend, path: string): Vae {
+  using file = openTensors(path);
+  return Vae.load(backend, vaeConfigOf(file), file);
+}
+
 /** The text tower of a file, with the config that lies beside it. */
 export function openTextTower(backend: Backend, path: string): ClipEncoder {
   using file = openTensors(path);

@@ -1,0 +1,71 @@
+// Captions of an item: read out of values and files beside the picture, chosen, cleaned.
+import { extname } from 'node:path';
+import { readFileSync } from 'node:fs';
+import { hash3 } from '../data/hash.ts';
+import { cleanCaption } from '../text/clean.ts';
+import type { CaptionMode, CleanMode } from './item.ts';
+
+/** Keys that hold captions, in the order of preference. */
+export const CAPTION_NAMES = ['caption', 'captions', 'text', 'texts', 'txt', 'prompt', 'description'];
+
+/** Endings of files beside a picture, in the order in which their captions count. */
+export const CAPTION_ENDINGS = ['.txt', '.caption', '.json'];
+
+/** The texts of a value: one text, a list of them, or nothing. */
+export function textsOf(value: unknown): string[] {
+  if (typeof value === 'string') return [value];
+  return Array.isArray(value) ? value.filter((text) => typeof text === 'string') : [];
+}
+
+/** The captions in a JSON object under the usual keys, or under `key`. */
+export function captionsIn(json: unknown, key?: string): string[] {
+  if (typeof json === 'string' || Array.isArray(json)) return textsOf(json);
+  if (typeof json !== 'object' || json === null) return [];
+  const entries = new Map(Object.entries(json).map(([name, value]) => [name.toLowerCase(), value]));
+  const names = key === undefined ? CAPTION_NAMES : [key.toLowerCase()];
+  for (const name of names) {
+    const texts = textsOf(entries.get(name));
+    if (texts.length > 0) return texts;
+  }
+  return [];
+}
+
+/** The captions of one file: of JSON those under the usual keys, else the whole text as one. */
+export function captionsOfBytes(ending: string, bytes: Uint8Array, key?: string): string[] {
+  const text = new TextDecoder().decode(bytes);
+  if (ending !== '.json') return [text.replace(/\s+/g, ' ')];
+  return captionsIn(JSON.parse(text), key);
+}
+
+/** The captions of files beside a picture. Throws where one cannot be read or is broken JSON. */
+export function captionsOfFiles(paths: readonly string[]): string[] {
+  return paths.flatMap((path) => captionsOfBytes(extname(path).toLowerCase(), readFileSync(path)));
+}
+
+/**
+ * Cleaned captions, empty ones left out, chosen by `mode`: the first; one drawn by seed and place; all
+ * different ones; or all of them as one text with a blank between. None where nothing is left.
+ */
+export function chooseCaptions(
+  texts: readonly string[],
+  mode: CaptionMode,
+  clean: CleanMode,
+  seed: number,
+  place: number,
+): string[] {
+  const cleaned = texts
+    .map((text) => text.toWellFormed())
+    .map((text) => (clean === 'reference' ? cleanCaption(text) : text.trim()))
+    .filter((text) => text !== '');
+  if (cleaned.length === 0) return [];
+  switch (mode) {
+    case 'first':
+      return [cleaned[0]!];
+    case 'random':
+      return [cleaned[hash3(seed, place, 0) % cleaned.length]!];
+    case 'all':
+      return [...new Set(cleaned)];
+    case 'join':
+      return [cleaned.join(' ')];
+  }
+}
