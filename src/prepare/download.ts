@@ -1,4 +1,5 @@
-// A picture from an address: http and https alone, limited in bytes and time, tried again where that may help.
+// A picture from an address: http and https alone, limited in bytes and time, tried again where that may
+// help.
 
 const TRIES = 3;
 const PAUSE_MS = 500;

@@ -1,4 +1,5 @@
-// What becomes of squares and captions: columns of a sample, through an autoencoder and a text tower, or as they
+// What becomes of squares and captions: columns of a sample, through an autoencoder and a text tower, or as
+// they
 // are.
 import type { Backend } from '../backend/backend.ts';
 import { float32ToF16 } from '../io/dtype.ts';

@@ -1,4 +1,5 @@
-// From sources to a set of shards: items in their order, decoded and cut, encoded, written; what is left out is
+// From sources to a set of shards: items in their order, decoded and cut, encoded, written; what is left
+// out is
 // noted with its reason. A run that was broken off goes on behind the last shard on the disk.
 import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -173,6 +174,7 @@ function checkOptions({ folder, fingerprint }: PrepareOptions): void {
   const keys = new Set([...Object.keys(before), ...Object.keys(fingerprint)]);
   const other = [...keys].find((key) => !Bun.deepEquals(before[key], fingerprint[key]));
   if (other === undefined) return;
-  const why = `was begun with ${other} = ${JSON.stringify(before[other])}, not ${JSON.stringify(fingerprint[other])}`;
+  const [old, now] = [before[other], fingerprint[other]].map((value) => JSON.stringify(value));
+  const why = `was begun with ${other} = ${old}, not ${now}`;
   throw new Failure({ what: folder, why, fix: 'Use the same options, or another -o', code: EXIT.usage });
 }

@@ -1,4 +1,5 @@
-// Where pictures and captions come from: folders, tables (CSV, TSV, JSONL, Parquet), WebDataset archives and sets
+// Where pictures and captions come from: folders, tables (CSV, TSV, JSONL, Parquet), WebDataset archives
+// and sets
 // of shards, told by what is in them; each gives its items in an order of its own that never changes.
 import { createReadStream, existsSync, openSync, closeSync, readdirSync, readSync, statSync } from 'node:fs';
 import { dirname, extname, join, resolve } from 'node:path';
