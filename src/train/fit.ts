@@ -18,6 +18,8 @@ export interface Fit {
   readonly backend: Backend;
   readonly recipe: Recipe;
   readonly tower: CaptionTower | null;
+  /** Number of the first stage that is fitted; those before are left as they are. */
+  readonly first?: number;
   /** Bytes that may be taken; those that are free now when left out. */
   readonly free?: number;
 }
@@ -26,13 +28,21 @@ export interface Fit {
  * The recipe with a micro-batch for each stage: the largest divisor of its images that fits. A
  * Failure names what a single image needs where not even that fits.
  */
-export function fitMicroBatches({ backend, recipe, tower, free = freeBytes(backend) }: Fit): Recipe {
+export function fitMicroBatches({
+  backend,
+  recipe,
+  tower,
+  first = 0,
+  free = freeBytes(backend),
+}: Fit): Recipe {
+  if (first >= recipe.stage.length) return recipe;
   if ((backend.group?.rank?.ranks ?? 1) > 1) {
     const why = 'the ranks of a new run may have unequal memory';
     throw new Failure({ what: 'train.fit_micro_batch', why, fix: 'Say train.micro_batch', code: EXIT.usage });
   }
   const room = SHARE * free;
-  const stage = recipe.stage.map((row): Stage => {
+  const stage = recipe.stage.map((row, index): Stage => {
+    if (index < first) return row;
     const images = recipeOfStage(recipe, row).train.batch_size;
     const passes = Array.from({ length: images }, (_, i) => images - i).filter((n) => images % n === 0);
     const bytes = (micro_batch: number) => bytesOf(backend, recipe, { ...row, micro_batch }, tower);

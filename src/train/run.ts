@@ -72,8 +72,9 @@ export async function trainRun(given: RunOptions): Promise<RunResult> {
   takeAlgorithms(folder, backend, (text) => log.warn(text));
   const parts = writes ? openBeside(given) : null;
   const tower = known.text.encoder === 'clip' ? (parts?.captions ?? openTower(given)) : null;
-  const fits = known.train.fit_micro_batch && !begun;
-  const recipe = fits ? fitMicroBatches({ backend, recipe: known, tower: tower?.caption ?? null }) : known;
+  const first = begun?.stage.length ?? 0; // stages that a run was made longer by are fitted, too
+  const fit = { backend, recipe: known, tower: tower?.caption ?? null, first };
+  const recipe = known.train.fit_micro_batch ? fitMicroBatches(fit) : known;
   const options = { ...given, recipe };
   if (writes) writeWholeFile(join(folder, 'recipe.toml'), recipeToml(recipe));
   const trainer = new Trainer(backend, recipe, data, tower?.caption ?? null);
