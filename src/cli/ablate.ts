@@ -122,13 +122,14 @@ async function publish(folder: string, rows: readonly Row[], points: number): Pr
   writeWholeFile(join(folder, 'table.md'), markdownOf(rows));
   if (points < 2) return;
   const { drawChart } = await withCanvas(() => import('../io/figure/chart.ts'));
-  // The chart's axis is the work done: PFLOP in place of steps.
+  // The chart's axis is the work done, in place of steps.
+  const { unit, of } = workUnit(rows);
   const runs = rows.map(({ cell, points }) => ({
     label: cell.name,
-    records: points.map(({ eflop, loss }) => ({ step: 1000 * eflop, loss })),
+    records: points.map(({ eflop, loss }) => ({ step: of(eflop), loss })),
   }));
   const panels = [
-    { key: 'loss', title: 'Loss on held-out images against PFLOP of training', noisy: false, mayLog: false },
+    { key: 'loss', title: `Loss on held-out images against ${unit} of training`, noisy: false, mayLog: true },
   ];
   const title = 'Quality against cost';
   writeWholeFile(join(folder, 'ablation.png'), drawChart(runs, { title, aside: 'equal FLOPs', panels }));
@@ -140,16 +141,25 @@ function recordOf({ cell, points }: Row): Record<string, unknown> {
   return { name, title, parameters, steps, gflop_per_image: flops[0] / 1e9, points };
 }
 
-const HEADS = ['run', 'parameters', 'GFLOP an image', 'steps', 'PFLOP', 'loss', '95 %'];
+/** The unit in which the largest amount of work is a number from 1 to 1000. */
+function workUnit(rows: readonly Row[]): { unit: string; of: (eflop: number) => number } {
+  const most = Math.max(1e-9, ...rows.flatMap(({ points }) => points.map(({ eflop }) => eflop)));
+  const power = Math.min(3, Math.max(0, Math.ceil(-Math.log10(most) / 3)));
+  return { unit: ['EFLOP', 'PFLOP', 'TFLOP', 'GFLOP'][power]!, of: (eflop) => eflop * 1000 ** power };
+}
 
-function cellsOfRow({ cell, points }: Row): string[] {
+function headsOf(rows: readonly Row[]): string[] {
+  return ['run', 'parameters', 'GFLOP an image', 'steps', workUnit(rows).unit, 'loss', '95 %'];
+}
+
+function cellsOfRow({ cell, points }: Row, of: (eflop: number) => number): string[] {
   const last = points.at(-1);
   return [
     cell.title,
     cell.parameters.toLocaleString('en'),
     (cell.flops[0] / 1e9).toFixed(3),
     cell.recipe.stage.map((stage) => stage.steps).join(' + '),
-    last ? (1000 * last.eflop).toFixed(2) : '-',
+    last ? of(last.eflop).toFixed(1) : '-',
     last ? last.loss.toFixed(4) : '-',
     last ? `${last.ci95[0].toFixed(4)} to ${last.ci95[1].toFixed(4)}` : '-',
   ];
@@ -158,9 +168,15 @@ function cellsOfRow({ cell, points }: Row): string[] {
 const best = (rows: readonly Row[]) =>
   [...rows].sort((a, b) => (a.points.at(-1)?.loss ?? Infinity) - (b.points.at(-1)?.loss ?? Infinity));
 
+/** Heads, then the best first. */
+function cellsOfTable(rows: readonly Row[]): string[][] {
+  const { of } = workUnit(rows);
+  return [headsOf(rows), ...best(rows).map((row) => cellsOfRow(row, of))];
+}
+
 function tableOf(rows: readonly Row[]): string {
-  const cells = [HEADS, ...best(rows).map(cellsOfRow)];
-  const widths = HEADS.map((_, i) => Math.max(...cells.map((row) => row[i]!.length)));
+  const cells = cellsOfTable(rows);
+  const widths = cells[0]!.map((_, i) => Math.max(...cells.map((row) => row[i]!.length)));
   const line = (row: readonly string[]) =>
     row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join('  ');
   return `${cells.map(line).join('\n')}\n`;
@@ -168,5 +184,6 @@ function tableOf(rows: readonly Row[]): string {
 
 function markdownOf(rows: readonly Row[]): string {
   const line = (row: readonly string[]) => `| ${row.join(' | ')} |\n`;
-  return [HEADS, HEADS.map(() => '---'), ...best(rows).map(cellsOfRow)].map(line).join('');
+  const [heads = [], ...others] = cellsOfTable(rows);
+  return [heads, heads.map(() => '---'), ...others].map(line).join('');
 }
