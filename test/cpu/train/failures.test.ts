@@ -84,6 +84,28 @@ test('a loss that stays non-finite: exit 4, and the checkpoint before is kept', 
   expect(place.metrics('wild').at(-1)).toMatchObject({ loss: 'NaN' });
 });
 
+test('no room in the midst of writing: the run goes on, and its last whole checkpoint stays', async () => {
+  const sets = ['--set', 'train.keep_last=9', '--checkpoint-every', '1'];
+  expect((await place.run(['train', 'tiny', '-o', 'small', '--steps', '3', ...sets])).code).toBe(0);
+  // No file may grow past 200 blocks of 1 KiB: metrics fit, weights do not.
+  const main = join(import.meta.dir, '../../../src/cli/main.ts');
+  const line = `ulimit -f 200; exec '${process.execPath}' '${main}' train tiny -o small --threads 1 "$@"`;
+  const made = Bun.spawnSync(['/bin/bash', '-c', line, 'train', '--steps', '6', ...sets], {
+    cwd: place.folder,
+    env: { ...process.env, FORCE_COLOR: '', MICRODIFF_DEVICE: 'cpu' },
+  });
+  const err = made.stderr.toString();
+  expect(made.exitCode).toBe(1);
+  for (const step of [4, 5])
+    expect(err).toContain(`warning: no checkpoint of step ${step}: small/checkpoints/`);
+  expect(err).toMatch(/error: .*the file grew past the size allowed/);
+  const names = [1, 2, 3].map((step) => `step-0000000${step}`);
+  expect(readdirSync(place.at('small', 'checkpoints')).sort()).toEqual(names);
+  expect(place.metrics('small').map(({ step }) => step)).toEqual([1, 2, 3, 4, 5, 6]);
+  const again = await place.run(['train', 'tiny', '-o', 'small', '--steps', '6', ...sets]);
+  expect([again.code, again.err]).toEqual([0, expect.stringContaining('goes on from step 3 of 6')]);
+});
+
 // A namespace of its own, so that nothing stays mounted. Without the right to make one, the tests are
 // skipped.
 const NAMESPACE = ['unshare', '--mount', '--map-root-user'];

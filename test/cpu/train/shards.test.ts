@@ -106,6 +106,20 @@ describe.each(['states', 'clip'] as const)('captions as %s', (encoder) => {
     expect(a!['optimizer.safetensors']).toBe(b!['optimizer.safetensors']!);
   });
 
+  test('the last samples of the first set are held out for the validation loss', async () => {
+    const sets = ['data.validation=3', 'train.validate_every=4', 'train.preview_every=0'];
+    const run = `${encoder}-held`;
+    expect((await place.run(train(run, ...sets.flatMap((key) => ['--set', key])))).code).toBe(0);
+    const lines = place.metrics(run).filter(({ val_loss }) => val_loss !== undefined);
+    expect(lines.map(({ step }) => step)).toEqual([4, 8]);
+    for (const { val_loss } of lines) expect(val_loss).toBeGreaterThan(0);
+    // 20 samples of the set are left to train on: those of the run with so many of them.
+    const fewer = train(`${encoder}-fewer`, '--set', 'data.source.0.count=20');
+    expect((await place.run(fewer)).code).toBe(0);
+    const steps = place.metrics(run).filter(({ val_loss }) => val_loss === undefined);
+    expect(steps).toEqual(place.metrics(`${encoder}-fewer`));
+  });
+
   test('previews and pictures go through tower and autoencoder', async () => {
     expect(Object.keys(place.hashes(all, 'previews'))).toEqual(['step-00000008.png']);
     const drawn = await place.run(['sample', '-m', all, 'a fox', '--steps', '2', '-o', 'fox.png']);
