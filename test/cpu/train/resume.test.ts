@@ -205,7 +205,11 @@ describe('two runs in one folder', () => {
 test('checkpoints of every so many steps are kept for ever', async () => {
   const set = ['train.keep_last=1', 'train.keep_every=3'];
   expect((await place.run(tiny('kept', { every: '0', set }))).code).toBe(0);
-  expect(readdirSync(place.at('kept', 'checkpoints')).sort()).toEqual(['step-00000003', 'step-00000006', LAST]);
+  expect(readdirSync(place.at('kept', 'checkpoints')).sort()).toEqual([
+    'step-00000003',
+    'step-00000006',
+    LAST,
+  ]);
 });
 
 describe('what does not fit', () => {
