@@ -1,5 +1,6 @@
 // Command: pictures and captions of the user's to shards that training reads.
 
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import type { Backend } from '../backend/backend.ts';
 import { writeWholeFile } from '../io/atomic.ts';
@@ -14,6 +15,7 @@ import {
   pictureColumns,
   POSTERIORS,
 } from '../prepare/encoders.ts';
+import { decodersOf } from '../prepare/decoders.ts';
 import { CAPTION_MODES, CLEAN_MODES } from '../prepare/item.ts';
 import type { Report, Tally } from '../prepare/report.ts';
 import { prepareSet } from '../prepare/run.ts';
@@ -64,6 +66,7 @@ const FLAGS = {
   shard: flag(text('0/1', "This machine's part of the items, as in 0/8; goes into OUT/0"), { hint: 'I/N' }),
   compression: flag(text(undefined, 'Of the shards: zstd, zstd:7, gz, br (default: none)'), { hint: 'NAME' }),
   hashes: flag(text('sha1', 'Hashes in the index: sha1, sha256, xxh64, ..., or none'), { hint: 'NAME,...' }),
+  workers: flag(int(0, { min: 0, max: 256 }, 'Threads that decode; they change nothing (0: one a core)')),
   'shard-size': flag(int(64, { min: 1, max: 4000, unit: 'MiB' }, 'Largest shard')),
   seed: flag(
     int(0, { min: 0, max: LARGEST - 2 ** 40 }, 'Of drawn latents and captions, with the place of an item'),
@@ -125,10 +128,11 @@ async function run(call: PrepareCall): Promise<number> {
   const captionsBy = captionColumns(form, tower);
   const interrupt = watchSignals(log, 'ending after the pictures in hand; the same command goes on');
   const hashes = values.hashes === 'none' ? [] : values.hashes.split(',');
+  const decoders = decodersOf(values.workers || availableParallelism(), settings);
   const begin = performance.now();
   let before = -1;
   const { report, finished } = await prepareSet({
-    ...{ sources: args, folder, settings, part, hashes, interrupt, ...columns },
+    ...{ sources: args, folder, decoders, part, hashes, interrupt, ...columns },
     fingerprint: fingerprintOf(call),
     keepDuplicates: values['keep-duplicates'],
     compression: values.compression ?? null,
@@ -141,6 +145,7 @@ async function run(call: PrepareCall): Promise<number> {
       progress.update({ unit: 'picture', done, rate, note: `${tally.left} left out` });
     },
   });
+  decoders.free();
   picturesBy.free();
   captionsBy.free();
   progress.finish();

@@ -10,15 +10,14 @@ import { INDEX_NAME } from '../io/mds/index.ts';
 import { MdsWriter } from '../io/mds/writer.ts';
 import type { captionColumns, latentColumns, pictureColumns } from './encoders.ts';
 import { NotFinite, sampleOf } from './encoders.ts';
-import type { Dropped, Item, ItemSettings } from './item.ts';
-import { prepareItem } from './picture.ts';
+import type { Decoders } from './decoders.ts';
+import type { Dropped, Item, Result } from './item.ts';
 import { type Report, Tally } from './report.ts';
 import { itemsOf, type SourceOptions } from './sources.ts';
 
 export interface PrepareOptions extends SourceOptions {
   readonly sources: readonly string[];
   readonly folder: string;
-  readonly settings: ItemSettings;
   /** Everything that decides what is written, as JSON: a folder begun with other options is refused. */
   readonly fingerprint: JsonRecord;
   readonly keepDuplicates: boolean;
@@ -30,14 +29,13 @@ export interface PrepareOptions extends SourceOptions {
   readonly pictures: ReturnType<typeof pictureColumns> | ReturnType<typeof latentColumns>;
   readonly captions: ReturnType<typeof captionColumns>;
   readonly interrupt: { readonly stopRequested: boolean };
+  readonly decoders: Decoders;
   onItem(done: number, report: Tally): void;
 }
 
 /** What every item came to, until the set is whole. */
 const NOTES = 'items.unfinished.jsonl';
 const OPTIONS = 'prepare.json';
-/** Items that are read and decoded at a time. */
-const AT_ONCE = 8;
 const LEAST_FREE = 2 ** 24;
 
 /** Returns the report; `finished` false where a stop was asked for first. */
@@ -74,14 +72,14 @@ export async function prepareSet(options: PrepareOptions): Promise<{ report: Rep
       const item: Item = value;
       // The item of the last sample on the disk comes once more: others of its captions may be missing.
       if (item.place % part.count !== part.index || item.place < from.place) continue;
-      const work = prepareItem(item, options.settings).then((result) => ({ item, result }));
+      const work = options.decoders.decode(item).then((result) => ({ item, result }));
       work.catch(() => {}); // told where it is waited for
       wait.push(work);
       return true;
     }
   };
   let more = true;
-  while (more && wait.length < AT_ONCE) more = await next();
+  while (more && wait.length < options.decoders.atOnce) more = await next();
   while (wait.length > 0 && !options.interrupt.stopRequested) {
     const { item, result } = await wait.shift()!;
     if (more) more = await next();
@@ -113,7 +111,7 @@ export async function prepareSet(options: PrepareOptions): Promise<{ report: Rep
 
 interface Work {
   readonly item: Item;
-  readonly result: Awaited<ReturnType<typeof prepareItem>>;
+  readonly result: Result;
 }
 
 interface Mark {

@@ -80,7 +80,10 @@ test('machines: a GPU of the table, and how many', () => {
 });
 
 test('a GPU that is too small is said to be: nothing fits', () => {
-  const small = { gpu: { ...GPUS.rtx3090!, memory: 8e9 }, count: 1 };
-  const { stages } = budgetOf(options({ machine: small, recipe: recipeOf('micro-budget') }));
+  const small = { gpu: GPUS.rtx3090!, count: 1 };
+  const tiny = recipeOf('micro-budget', 'model.preset=MicroDiT_Tiny_2');
+  const { stages } = budgetOf(
+    options({ machine: { ...small, gpu: { ...small.gpu, memory: 2e9 } }, recipe: tiny }),
+  );
   expect(stages.every(({ levels }) => levels.every(({ micro_batch }) => micro_batch === 0))).toBe(true);
 });
