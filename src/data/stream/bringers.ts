@@ -14,6 +14,8 @@ interface Waiting {
 }
 
 interface Hand {
+  /** Whether it ends with its last job. */
+  ending: boolean;
   readonly worker: Worker;
   readonly jobs: Map<number, Waiting>;
 }
@@ -31,11 +33,16 @@ export class Bringers {
     return promise;
   }
 
-  /** Ends the Workers; jobs that are not done fail. */
+  /**
+   * Jobs that are not done fail; a Worker ends when it has none under way, so that no file is left
+   * half-written.
+   */
   close(): void {
-    for (const { worker, jobs } of this.hands) {
-      worker.terminate();
-      for (const { job, reject } of jobs.values()) reject(ended(job, 'the stream was closed'));
+    for (const hand of this.hands) {
+      for (const { job, reject } of hand.jobs.values()) reject(ended(job, 'the stream was closed'));
+      hand.worker.unref();
+      if (hand.jobs.size === 0) hand.worker.terminate();
+      else hand.ending = true;
     }
     this.hands.length = 0;
     for (const { job, reject } of this.queue.splice(0)) reject(ended(job, 'the stream was closed'));
@@ -58,11 +65,12 @@ export class Bringers {
   private hire(): Hand {
     const worker = new Worker(workerAddress());
     worker.unref();
-    const hand: Hand = { worker, jobs: new Map() };
+    const hand: Hand = { worker, jobs: new Map(), ending: false };
     worker.onmessage = ({ data }: MessageEvent<Report>) => {
       const { job, resolve, reject } = hand.jobs.get(data.id)!;
       hand.jobs.delete(data.id);
       if (hand.jobs.size === 0) worker.unref();
+      if (hand.jobs.size === 0 && hand.ending) worker.terminate();
       if (data.failure) reject(failureOf(data.failure, job));
       else resolve();
       this.deal();

@@ -26,7 +26,10 @@ export class ShardCache {
   readonly folder: string;
   readonly limit: number;
   private readonly bringers = new Bringers();
-  private readonly coming = new Map<string, { bytes: number; done: Promise<string> }>();
+  private readonly coming = new Map<string, Promise<string>>();
+  /** Bytes that are being brought, and who waits for some of them to be there. */
+  private active = 0;
+  private readonly waiting: (() => void)[] = [];
   private made = false;
 
   constructor(private readonly settings: CacheSettings = {}) {
@@ -50,9 +53,9 @@ export class ShardCache {
   /** Brings a shard of a set. Calls for the same one share the work, between processes too. */
   bring(key: string, base: string, info: MdsShardInfo): Promise<string> {
     const known = this.coming.get(key);
-    if (known) return known.done;
+    if (known) return known;
     const done = this.fetch(key, base, info).finally(() => this.coming.delete(key));
-    this.coming.set(key, { bytes: info.raw.bytes, done });
+    this.coming.set(key, done);
     return done;
   }
 
@@ -71,13 +74,29 @@ export class ShardCache {
     const lock = await takeLock(lockPath, undefined, undefined, 'Choose a cache on another disk');
     try {
       if (this.find(key, info) !== undefined) return target;
-      this.makeRoom();
-      await this.bringers.bring({ base, info, target, remote: this.settings.remote });
+      await this.withRoom(info.raw.bytes, () =>
+        this.bringers.bring({ base, info, target, remote: this.settings.remote }),
+      );
       return target;
     } finally {
       // Whoever waits for this very file takes it and finds the shard; others make a new one.
       rmSync(lockPath, { force: true });
       lock.release();
+    }
+  }
+
+  /** Brings no more at a time than the cache may hold. */
+  private async withRoom(bytes: number, bring: () => Promise<void>): Promise<void> {
+    while (this.active > 0 && this.active + bytes > this.limit) {
+      await new Promise<void>((resolve) => this.waiting.push(resolve));
+    }
+    this.active += bytes;
+    try {
+      this.makeRoom();
+      await bring();
+    } finally {
+      this.active -= bytes;
+      for (const resolve of this.waiting.splice(0)) resolve();
     }
   }
 
@@ -91,8 +110,7 @@ export class ShardCache {
         return stat ? [{ path, bytes: stat.size, used: stat.mtimeMs }] : [];
       })
       .sort((a, b) => a.used - b.used);
-    let total = files.reduce((sum, { bytes }) => sum + bytes, 0);
-    for (const { bytes } of this.coming.values()) total += bytes;
+    let total = files.reduce((sum, { bytes }) => sum + bytes, this.active);
     for (const { path, bytes } of files) {
       if (total <= this.limit) return;
       rmSync(path, { force: true });
