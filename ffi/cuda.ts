@@ -37,6 +37,7 @@ export const CUDA_SYMBOLS = {
   cuStreamCreate: { args: ['ptr', 'i32'], returns: 'i32' },
   cuStreamDestroy_v2: { args: ['ptr'], returns: 'i32' },
   cuStreamSynchronize: { args: ['ptr'], returns: 'i32' },
+  cuStreamQuery: { args: ['ptr'], returns: 'i32' },
   cuStreamWaitEvent: { args: ['ptr', 'ptr', 'i32'], returns: 'i32' },
   cuStreamBeginCapture_v2: { args: ['ptr', 'i32'], returns: 'i32' },
   cuStreamEndCapture: { args: ['ptr', 'ptr'], returns: 'i32' },
@@ -252,6 +253,13 @@ export class Cuda {
   }
   streamSynchronize(stream: number): void {
     this.#check('cuStreamSynchronize', this.#c.cuStreamSynchronize(stream));
+  }
+  /** Whether everything that is queued on the stream is done. */
+  streamDone(stream: number): boolean {
+    const status = this.#c.cuStreamQuery(stream);
+    if (status === CUDA.notReady) return false;
+    this.#check('cuStreamQuery', status);
+    return true;
   }
   /** What is queued on the stream from now on waits for the event. */
   streamWaitEvent(stream: number, event: number): void {

@@ -17,6 +17,7 @@ export const NCCL_SYMBOLS = {
   ncclAllReduce: { args: ['ptr', 'ptr', 'u64', 'i32', 'i32', 'ptr', 'ptr'], returns: 'i32' },
   ncclReduceScatter: { args: ['ptr', 'ptr', 'u64', 'i32', 'i32', 'ptr', 'ptr'], returns: 'i32' },
   ncclAllGather: { args: ['ptr', 'ptr', 'u64', 'i32', 'ptr', 'ptr'], returns: 'i32' },
+  ncclBroadcast: { args: ['ptr', 'ptr', 'u64', 'i32', 'i32', 'ptr', 'ptr'], returns: 'i32' },
   ncclGroupStart: { args: [], returns: 'i32' },
   ncclGroupEnd: { args: [], returns: 'i32' },
 } as const;
@@ -132,6 +133,12 @@ export class Communicator {
   allGather(from: number, to: number, count: number, type: NcclType, stream: number): void {
     const status = this.#c.ncclAllGather(from, to, count, NCCL_TYPE[type], this.#handle, stream);
     this.#check(`ncclAllGather of ${count} ${type}`, status);
+  }
+  /** to[count] = from[count] of rank `root`. */
+  broadcast(from: number, to: number, count: number, type: NcclType, root: number, stream: number): void {
+    const numbers = [count, NCCL_TYPE[type], root] as const;
+    const status = this.#c.ncclBroadcast(from, to, ...numbers, this.#handle, stream);
+    this.#check(`ncclBroadcast of ${count} ${type}`, status);
   }
 
   /** Leaves the group, when all its work is done. */

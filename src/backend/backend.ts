@@ -80,9 +80,9 @@ export interface Group {
   /** This process among those that have joined; null before. */
   readonly rank: Rank | null;
   /** Makes what so many ranks meet in, on one of them: the words by which all of them join. */
-  invite(ranks: number): string;
+  invite(ranks: number): Promise<string>;
   /** Becomes a rank; all programs with collective ops are loaded afterwards. */
-  join(invitation: string, rank: Rank): void;
+  join(invitation: string, rank: Rank): Promise<void>;
   /** Waits for what is queued while the event loop goes on; absent where runs are done when they return. */
   settle?(): Promise<void>;
   /** Leaves at once because another rank is gone: what waits for it ends with this reason. */

@@ -77,8 +77,8 @@ function cpuGroup(native: Native): Group {
     get rank() {
       return joined;
     },
-    invite: (ranks) => native.groupFile(ranks),
-    join(invitation, rank) {
+    invite: async (ranks) => native.groupFile(ranks),
+    async join(invitation, rank) {
       native.joinGroup(invitation, rank.rank, rank.ranks);
       joined = rank;
     },

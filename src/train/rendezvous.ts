@@ -109,9 +109,9 @@ async function receive(appointment: Appointment): Promise<Meeting> {
   const { ranks, group } = appointment;
   const { server, wires } = await gather(appointment);
   try {
-    const invitation = group.invite(ranks);
+    const invitation = await group.invite(ranks);
     for (const wire of wires.values()) wire.send({ join: invitation });
-    group.join(invitation, { rank: 0, ranks });
+    await group.join(invitation, { rank: 0, ranks });
     for (const [rank, wire] of wires) {
       if ((await wire.next())?.joined !== true) throw new RankLost(`rank ${rank}`);
     }
@@ -211,7 +211,7 @@ async function call(appointment: Appointment): Promise<Meeting> {
     if (said?.[key] === undefined) throw new RankLost('rank 0');
     return said[key];
   };
-  group.join(String(await answer('join')), { rank, ranks });
+  await group.join(String(await answer('join')), { rank, ranks });
   wire.send({ joined: true });
   await answer('go');
   return watch(new Map([[0, wire]]));

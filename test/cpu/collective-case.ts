@@ -48,6 +48,6 @@ if (import.meta.main) {
   const native = new Native(library);
   native.init(1);
   const backend = cpuBackendOver(native);
-  backend.group!.join(invitation, { rank, ranks });
+  await backend.group!.join(invitation, { rank, ranks });
   console.log(JSON.stringify(exchanged(backend, rank, ranks)));
 }

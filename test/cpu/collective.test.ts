@@ -17,7 +17,7 @@ describe.each(['libmicrodiff.so', 'libmicrodiff_f64.so'])('%s', (name) => {
   const native = new Native(library);
   native.init(1);
   const backend = cpuBackendOver(native);
-  const invitation = backend.group!.invite(RANKS);
+  const invitation = native.groupFile(RANKS);
   const start = (rank: number) =>
     Bun.spawn([process.execPath, 'test/cpu/collective-case.ts', library, invitation, `${rank}`, `${RANKS}`], {
       stdout: 'pipe',
@@ -25,7 +25,7 @@ describe.each(['libmicrodiff.so', 'libmicrodiff_f64.so'])('%s', (name) => {
 
   test('sums, parts and copies, and then a rank that is gone', async () => {
     const others = [1, 2].map(start);
-    backend.group!.join(invitation, { rank: 0, ranks: RANKS });
+    await backend.group!.join(invitation, { rank: 0, ranks: RANKS });
     const own = exchanged(backend, 0, RANKS);
     const all = [own, ...(await Promise.all(others.map(async (it) => JSON.parse(await it.stdout.text()))))];
     const sum = (i: number) => value(0, i) + value(1, i) + value(2, i);

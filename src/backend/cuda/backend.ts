@@ -8,6 +8,7 @@ import { loaderReason } from '../../../ffi/places.ts';
 import { Failure } from '../../io/failure.ts';
 import type { Backend, Elem, Region } from '../backend.ts';
 import { checkProgram } from '../null.ts';
+import { Collectives } from './collectives.ts';
 import { type ConvolutionChoice, ConvolutionLibrary, type ConvolutionWay } from './convolutions.ts';
 import { CudaRegion, openDevice } from './device.ts';
 import { loadKernels } from './modules.ts';
@@ -83,8 +84,13 @@ export async function cudaBackend(options: CudaOptions = {}): Promise<CudaBacken
   const convolutions = new ConvolutionLibrary(device, {
     ...{ way, precision, reason: await loaderReason(), notice },
   });
+  const act = precision === 'bf16' ? 'bf16' : 'f32';
+  const collectives = new Collectives(device, (elem) =>
+    elem === 'act' ? act : elem === 'real' ? 'f32' : elem,
+  );
   const libraryOf = (kernel: string) => {
     if (kernel === 'gemm') return products;
+    if (Collectives.takes(kernel)) return collectives;
     return kernel === 'conv' && tensorForms ? convolutions.open() : null;
   };
   const programOptions = { graph, threads, tensorForms: tensorForms && precision === 'bf16' };
@@ -102,6 +108,7 @@ export async function cudaBackend(options: CudaOptions = {}): Promise<CudaBacken
     get convolutionChoices() {
       return convolutions.choices;
     },
+    group: collectives,
     convolvesWhole: () => convolutions.open() !== null,
     elemBytes: { act: precision === 'bf16' ? 2 : 4, real: 4, i32: 4 },
     get choices() {
@@ -114,6 +121,7 @@ export async function cudaBackend(options: CudaOptions = {}): Promise<CudaBacken
     close() {
       if (device.closed) return;
       for (const program of [...programs]) program.release();
+      collectives.close();
       convolutions.close();
       products.close();
       kernels.close();
