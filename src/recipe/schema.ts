@@ -183,6 +183,7 @@ const train = {
     'A step whose loss or gradient is not finite changes nothing: go on with the next, or stop (exit code 4)',
   ),
   skip_limit: int(5, { min: 1, unit: 'steps' }, 'Skipped steps in a row after which the run stops'),
+  log_gap: bool(false, 'Also log how close routing came to another choice (topk_gap; slows steps down)'),
   tensorboard: bool(true, 'Also write the metrics and previews as event files of TensorBoard'),
 };
 

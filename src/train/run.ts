@@ -349,6 +349,7 @@ class Run {
       lr: report.lr,
       grad_norm: report.gradNorm,
       skipped: report.skippedSteps,
+      ...(report.topkGap === null ? {} : { topk_gap: report.topkGap }),
       images_per_s: Number(this.rate.toFixed(2)),
       seconds: Number(this.seconds().toFixed(1)),
       stage: report.stage,

@@ -28,6 +28,7 @@ import type { ElemBytes, Rank } from '../backend/backend.ts';
 import { type CaptionTower, traceCaptions } from '../sample/clip-encoder.ts';
 import { captionInput, contextFor, type Network } from '../sample/network.ts';
 import { separate } from '../sample/weights.ts';
+import { tapRouters } from './gap.ts';
 import { ALONE, type Share, shareOf } from './share.ts';
 
 /**
@@ -46,6 +47,8 @@ export interface MicroStep {
   readonly batch: number;
   /** Passes whose gradients add up to one update. */
   readonly passes: number;
+  /** What routers choose from is readable after a run (gap.ts). */
+  readonly gaps?: boolean;
   /** Processes that do as many passes at the same time; 1 when left out. */
   readonly ranks?: number;
   readonly maskRatio: number;
@@ -92,7 +95,7 @@ export function microStepPlan(
 /** The same before its memory is planned. */
 export function microStepTrace(network: Network, step: MicroStep, tower: CaptionTower | null = null): Trace {
   const trace = new Trace();
-  const g = contextFor(network, trace, { training: true });
+  const g = contextFor(network, trace, { training: true, tap: step.gaps ? tapRouters(trace) : undefined });
   const { in_channels: C, input_size: S } = network.dit.config;
   const N = step.batch;
   const x0 = imageInput(trace, step.inputs, [N, C, S, S]);

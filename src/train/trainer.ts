@@ -20,6 +20,7 @@ import {
   writeWeight,
 } from '../sample/weights.ts';
 import { copyBytes, Exchange, type Shared } from './exchange.ts';
+import { smallestGap } from './gap.ts';
 import { initialiseWeights } from './initialise.ts';
 import { rateMultiplier } from './schedule.ts';
 import { ALONE, type Share, shareOf } from './share.ts';
@@ -55,6 +56,11 @@ export interface StepReport {
   readonly skipped: boolean;
   /** Such steps so far, this one included. */
   readonly skippedSteps: number;
+  /**
+   * Smallest distance of a routed token to one that was not, in probability; null where it is not asked
+   * for.
+   */
+  readonly topkGap: number | null;
 }
 
 /** Everything that a step changes or reads, as flat buffers of the backend. */
@@ -187,12 +193,14 @@ export class Trainer {
     const { micro, update, batch, passes } = plans;
     this.exchange?.giveBack();
     if (done === 0 && stage.optimizer === 'drop') this.dropMoments();
+    let gap = Number.POSITIVE_INFINITY;
     for (let pass = 0; pass < passes; pass++) {
       this.fill(plans, this.images);
       await plans.filled;
       for (const [name, values] of Object.entries(batch.inputs)) micro.set(name, values);
       micro.set('places', placeWords(batch.places));
       micro.run();
+      if (this.recipe.train.log_gap) gap = Math.min(gap, smallestGap(micro));
       this.images += batch.places.length * this.share.ranks;
     }
     const lr = this.learningRate(stage, done);
@@ -216,7 +224,15 @@ export class Trainer {
       stage: index,
       skipped: state[STATE.skip] !== 0,
       skippedSteps: state[STATE.skipped]!,
+      topkGap: this.recipe.train.log_gap ? await this.leastOf(gap) : null,
     };
+  }
+
+  /** The smallest of the numbers that the ranks have. */
+  private async leastOf(own: number): Promise<number> {
+    const { rank, ranks } = this.share;
+    const slots = Array.from({ length: ranks }, (_, i) => (i === rank ? own : 0));
+    return Math.min(...(await this.agree(slots)));
   }
 
   /** Sees to the batch that begins with an image of the run, unless it is there or on its way. */

@@ -45,6 +45,7 @@ export function stageWork(recipe: Recipe, stage: Stage, ranks = 1): StageWork {
       batch,
       passes,
       ...(ranks > 1 ? { ranks } : {}),
+      ...(train.log_gap ? { gaps: true } : {}),
       maskRatio: rows[0]?.mask_ratio ?? 0,
       P_mean: diffusion.P_mean,
       P_std: diffusion.P_std,
