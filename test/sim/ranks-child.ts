@@ -1,5 +1,7 @@
 // One rank of a small training on the stand-in GPU and the stand-in NCCL. Arguments: rank, ranks, id,
 // precision, steps, folder for a checkpoint. Prints what came out as JSON.
+import { existsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { RankLost } from '../../src/io/failure.ts';
 import { Checkpoints } from '../../src/train/checkpoint.ts';
 import { openData } from '../../src/train/source.ts';
@@ -22,6 +24,10 @@ checkpoints.open(rank === 0);
 const { step, images } = trainer;
 const state = { step, images, seconds: 1, lossSum: 0, lossCount: 0, data: null };
 checkpoints.save(gpu, trainer, state, { recipe, version: '0.0.0', data: null }, recipe.train);
+// Who leaves breaks what the other may still be in: both have to be done.
+gpu.synchronize();
+writeFileSync(join(folder, `done-${rank}`), '');
+while (!existsSync(join(folder, `done-${1 - rank}`))) await Bun.sleep(5);
 // A rank that is gone: what waits for the others ends with the reason.
 gpu.group!.leave(new RankLost(`rank ${1 - rank}`));
 const lost = await trainer.runStep().then(
