@@ -16,6 +16,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { version } from '../../package.json';
 import { MdsWriter } from '../../src/io/mds/writer.ts';
+import { encodePng } from '../../src/io/png.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'microdiff alone ')); // a space in the path is no harm
 const program = join(folder, 'microdiff');
@@ -62,6 +63,23 @@ describe('alone', () => {
     expect([code, err]).toEqual([0, expect.stringContaining('1 repeats')]);
     expect(JSON.parse(out)).toMatchObject({ images: 50, batch: 10, ratio: null });
     expect(readdirSync(join(folder, 'caches', 'microdiff', 'shards'))).toHaveLength(1);
+    for (const name of ['set', 'caches']) rmSync(join(folder, name), { recursive: true });
+  });
+
+  test('prepares pictures, decoded by Workers', () => {
+    const photos = join(folder, 'photos');
+    mkdirSync(photos);
+    for (let i = 0; i < 9; i++) {
+      const data = new Uint8Array(8 * 8 * 3).fill(i);
+      writeFileSync(join(photos, `${i}.png`), encodePng({ width: 8, height: 8, channels: 3, data }));
+      writeFileSync(join(photos, `${i}.txt`), `gray ${i}`);
+    }
+    const { code, out } = run(['prepare', 'photos', '-o', 'set', '--size', '8', '--workers', '3']);
+    expect([code, JSON.parse(out)]).toEqual([
+      0,
+      { folder: 'set', items: 9, written: 9, samples: 9, dropped: {} },
+    ]);
+    for (const name of ['set', 'photos']) rmSync(join(folder, name), { recursive: true });
   });
 
   test('refuses what it does not know in one line', () => {
