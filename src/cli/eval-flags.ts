@@ -1,5 +1,5 @@
 // Flags of the command eval, and which of its measures takes which.
-import { bool, int, LARGEST, real, text } from '../recipe/field.ts';
+import { bool, choice, int, LARGEST, real, text } from '../recipe/field.ts';
 import type { Call } from './command.ts';
 import { COMPUTE_FLAGS, DEVICE_FLAGS } from './device.ts';
 import { flag, SHARED, usage } from './flags.ts';
@@ -16,7 +16,10 @@ export const FLAGS = {
   data: flag(text(undefined, 'Pictures with captions, or shards of latents (default: held-out emoji)'), {
     hint: 'FOLDER',
   }),
-  clip: flag(text(undefined, 'Text tower of published weights'), { hint: 'FILE|NAME' }),
+  clip: flag(
+    text(undefined, 'CLIP (default of eval: dfn5b-clip), also the text tower of published weights'),
+    { hint: 'FILE|NAME' },
+  ),
   vae: flag(text(undefined, 'Autoencoder of published weights'), { hint: 'FILE|NAME' }),
   output: flag(text(undefined, 'Folder of the pictures that a model draws, or file of the statistics'), {
     alias: 'o',
@@ -28,6 +31,7 @@ export const FLAGS = {
       hint: 'FILE|NAME',
     },
   ),
+  features: flag(choice('inception', ['inception', 'clip'], 'Network of the features; clip: CLIP-FID')),
   kid: flag(bool(false, 'Also the kernel distance (KID)')),
   pr: flag(bool(false, 'Also precision and recall')),
   count: flag(
@@ -54,11 +58,23 @@ const DRAWING = ['model', 'count', 'steps', 'cfg-scale', 'cpu-bf16'] as const;
 const MEASURES: Readonly<Record<string, { readonly flags: readonly string[]; readonly sets: string }>> = {
   fidelity: { flags: DRAWING, sets: '' },
   fid: {
-    flags: [...DRAWING.slice(1), 'prompts', 'column', 'clip', 'vae', 'output', 'weights', 'kid', 'pr'],
+    flags: [
+      ...DRAWING.slice(1),
+      'features',
+      'prompts',
+      'column',
+      'clip',
+      'vae',
+      'output',
+      'weights',
+      'kid',
+      'pr',
+    ],
     sets: 'A B',
   },
   loss: { flags: ['model', 'data', 'count', 'cpu-bf16'], sets: '' },
-  stats: { flags: ['output', 'weights'], sets: 'A...' },
+  'clip-score': { flags: ['prompts', 'column', 'clip', 'count'], sets: 'A' },
+  stats: { flags: ['output', 'weights', 'features', 'clip'], sets: 'A...' },
 };
 const OF_ALL = ['seed', 'batch-size', 'json', ...Object.keys(DEVICE_FLAGS)];
 

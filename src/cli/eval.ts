@@ -2,6 +2,7 @@
 
 import { command } from './command.ts';
 import { type EvalCall, FLAGS, checkMeasure, MEASURE_NAMES } from './eval-flags.ts';
+import { evalClipScore } from './eval-clip-score.ts';
 import { evalFid } from './eval-fid.ts';
 import { evalFidelity } from './eval-fidelity.ts';
 import { evalLossCommand } from './eval-loss.ts';
@@ -11,6 +12,7 @@ const MEASURES: Readonly<Record<string, (call: EvalCall) => Promise<number>>> = 
   fidelity: evalFidelity,
   fid: evalFid,
   loss: evalLossCommand,
+  'clip-score': evalClipScore,
   stats: evalStats,
 };
 

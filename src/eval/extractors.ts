@@ -1,12 +1,15 @@
 // Networks that make features of images, with what every output says of them: which weights, which resize.
-import { createReadStream } from 'node:fs';
-import { basename } from 'node:path';
+import { createReadStream, existsSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import type { Backend } from '../backend/backend.ts';
 import { stateDict } from '../inception/fold.ts';
 import { declareInception } from '../inception/network.ts';
 import { EXIT, Failure } from '../io/failure.ts';
 import { openTensors } from '../io/open-tensors.ts';
+import { readJsonFile } from '../io/read-json.ts';
 import { osFailure } from '../io/oserror.ts';
+import { DFN5B_VISUAL } from '../text/clip-visual.ts';
+import { ClipImages, type ClipResize } from './clip-images.ts';
 import { formulaFile } from './formula-weights.ts';
 import type { Extractor } from './gather.ts';
 import { InceptionNetwork } from './inception.ts';
@@ -60,6 +63,35 @@ export async function loadInception(backend: Backend, path: string, batch: numbe
     warnings,
     free: () => network.free(),
   };
+}
+
+/**
+ * The image tower of DFN5B's CLIP (ViT-H/14-378). How images are resized stands in the open_clip_config.json
+ * beside the weights; where there is none, open_clip's own default is taken.
+ */
+export async function loadClip(backend: Backend, path: string, batch: number): Promise<LoadedExtractor> {
+  const sum = await sha256Of(path);
+  using file = openTensors(path);
+  const resize = clipResizeOf(join(dirname(path), 'open_clip_config.json'));
+  const tower = ClipImages.load(backend, DFN5B_VISUAL, file, { batch, resize });
+  const way = resize === 'squash' ? 'squashed' : 'shorter side, middle cut';
+  return {
+    extractor: tower,
+    origin: {
+      weights: `CLIP image tower ${basename(path)}, sha256 ${sum.slice(0, 16)}`,
+      resize: `Pillow's bicubic to 378 x 378, ${way}`,
+    },
+    warnings: ["CLIP's image tower was checked against PyTorch with made-up weights of a small size only"],
+    free: () => tower.free(),
+  };
+}
+
+function clipResizeOf(config: string): ClipResize {
+  if (!existsSync(config)) return 'shortest';
+  const { preprocess_cfg } = readJsonFile(config) as { preprocess_cfg?: { resize_mode?: unknown } };
+  const mode = preprocess_cfg?.resize_mode ?? 'shortest';
+  if (mode === 'squash' || mode === 'shortest') return mode;
+  throw new Failure({ what: config, why: `resize_mode ${JSON.stringify(mode)} is not known here` });
 }
 
 /** The checksum of a file, in hexadecimal digits. */

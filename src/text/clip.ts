@@ -16,12 +16,12 @@ import type { ClipTextConfig } from './clip-config.ts';
 const EPS = 1e-5;
 
 /** A matrix or LayerNorm with its bias. */
-interface Affine {
+export interface Affine {
   readonly weight: Handle;
   readonly bias: Handle;
 }
 
-interface ResBlock {
+export interface ResBlock {
   readonly ln1: Affine;
   readonly inProj: Affine;
   readonly outProj: Affine;
@@ -48,19 +48,16 @@ export interface ClipContext {
   readonly tap?: (name: string, value: Tensor) => void;
 }
 
-/** Declares all parameters of the tower, frozen; `pooled` adds the projection that `poolClip` needs. */
-export function declareClipText(p: Parameters, config: ClipTextConfig, pooled = false): ClipText {
-  const { vocab, context, width: C, hidden: F, layers, embed } = config;
+/** Declares frozen parameters under names that begin with `prefix`. */
+export function declaring(p: Parameters, prefix = '') {
   const add = (name: string, shape: readonly number[]) =>
-    p.add(name, shape, { kind: 'constant', value: 0 }, { frozen: true, decay: false });
+    p.add(prefix + name, shape, { kind: 'constant', value: 0 }, { frozen: true, decay: false });
   const affine = (name: string, shape: readonly number[], mark = '.'): Affine => ({
     weight: add(`${name}${mark}weight`, shape),
     bias: add(`${name}${mark}bias`, shape.slice(0, 1)),
   });
-  const positions = add('positional_embedding', [context, C]);
-  const projection = pooled ? add('text_projection', [C, embed]) : null;
-  const tokens = add('token_embedding.weight', [vocab, C]);
-  const blocks = Array.from({ length: layers }, (_, i): ResBlock => {
+  /** Blocks of width C, F between. */
+  const block = (i: number, C: number, F: number): ResBlock => {
     const at = `transformer.resblocks.${i}`;
     return {
       ln1: affine(`${at}.ln_1`, [C]),
@@ -70,32 +67,60 @@ export function declareClipText(p: Parameters, config: ClipTextConfig, pooled = 
       fc: affine(`${at}.mlp.c_fc`, [F, C]),
       proj: affine(`${at}.mlp.c_proj`, [C, F]),
     };
-  });
+  };
+  return { add, affine, block };
+}
+
+/** Declares all parameters of the tower, frozen; `pooled` adds the projection that `poolClip` needs. */
+export function declareClipText(p: Parameters, config: ClipTextConfig, pooled = false): ClipText {
+  const { vocab, context, width: C, hidden: F, layers, embed } = config;
+  const { add, affine, block } = declaring(p);
+  const positions = add('positional_embedding', [context, C]);
+  const projection = pooled ? add('text_projection', [C, embed]) : null;
+  const tokens = add('token_embedding.weight', [vocab, C]);
+  const blocks = Array.from({ length: layers }, (_, i) => block(i, C, F));
   return { config, tokens, positions, blocks, lnFinal: affine('ln_final', [C]), projection };
 }
 
+/** ids [N, S, 2] i32, each a token and -1 (`idPairs`) -> states [N, S, C] after ln_final. */
+export function encodeClip(g: ClipContext, tower: ClipText, ids: Tensor): Tensor {
+  const { config, blocks, lnFinal } = tower;
+  const w = (handle: Handle) => g.weights.use(handle);
+  const x = lookupWords(w(tower.tokens), ids, w(tower.positions));
+  g.tap?.('embed', x);
+  return applyBlocks(g, { blocks, last: lnFinal, ...config, attend: causalAttention }, x);
+}
+
+/** A stack of blocks, and the norm of what comes out. */
+export interface BlockStack {
+  readonly blocks: readonly ResBlock[];
+  readonly last: Affine;
+  readonly heads: number;
+  readonly quickGelu: boolean;
+  readonly attend: (q: Tensor, k: Tensor, v: Tensor, heads: number) => Tensor;
+}
+
 /**
- * ids [N, S, 2] i32, each a token and -1 (`idPairs`) -> states [N, S, C] after ln_final.
+ * x [N, S, C] -> last(x) [N, S, C] after all blocks:
  *   x += attn(ln_1(x)); x += mlp(ln_2(x))
  */
-export function encodeClip(g: ClipContext, tower: ClipText, ids: Tensor): Tensor {
+export function applyBlocks(g: ClipContext, stack: BlockStack, input: Tensor): Tensor {
+  const { blocks, last, heads, attend } = stack;
   const w = (handle: Handle) => g.weights.use(handle);
-  const { config, blocks } = tower;
-  const C = config.width;
+  const C = cols(input);
   const apply = (layer: Affine, x: Tensor) =>
     linear(x, w(layer.weight), w(layer.bias), g.exactRows ? rows(x) / x.shape[0]! : 0);
-  const gelu = config.quickGelu ? geluQuick : geluErf;
+  const gelu = stack.quickGelu ? geluQuick : geluErf;
 
-  let x = lookupWords(w(tower.tokens), ids, w(tower.positions));
-  g.tap?.('embed', x);
-  let h = layerNorm(g, x, blocks[0]?.ln1 ?? tower.lnFinal);
+  let x = input;
+  let h = layerNorm(g, x, blocks[0]?.ln1 ?? last);
   for (const [i, block] of blocks.entries()) {
     const qkv = apply(block.inProj, h);
     const [q, k, v] = [0, 1, 2].map((j) => columns(qkv, j * C, (j + 1) * C));
-    const attended = apply(block.outProj, causalAttention(q!, k!, v!, config.heads));
+    const attended = apply(block.outProj, attend(q!, k!, v!, heads));
     [x, h] = addAndNorm(g, x, attended, block.ln2);
     const mlp = apply(block.proj, gelu(apply(block.fc, h)));
-    [x, h] = addAndNorm(g, x, mlp, blocks[i + 1]?.ln1 ?? tower.lnFinal);
+    [x, h] = addAndNorm(g, x, mlp, blocks[i + 1]?.ln1 ?? last);
     g.tap?.(`resblock.${i}`, x);
   }
   return h;
@@ -117,7 +142,7 @@ export function idPairs(ids: ArrayLike<number>): Int32Array {
 /** All rows as those of one image, and the bias as that image's shift: LayerNorm with weight and bias. */
 const asOne = (x: Tensor) => reshape(x, [1, rows(x), cols(x)]);
 
-function layerNorm({ weights }: ClipContext, x: Tensor, { weight, bias }: Affine): Tensor {
+export function layerNorm({ weights }: ClipContext, x: Tensor, { weight, bias }: Affine): Tensor {
   const shift = reshape(weights.use(bias), [1, cols(x)]);
   return reshape(norm(asOne(x), weights.use(weight), EPS, null, shift), x.shape);
 }
