@@ -1,4 +1,5 @@
-// CLIP's image tower, a vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) under OpenCLIP's names:
+// CLIP's image tower, a vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) under OpenCLIP's
+// names:
 // patches and a class token, ln_pre, blocks as the text tower's without a mask, ln_post of the class token,
 // projection into the space of the texts.
 import { attention } from '../plan/ops/attention.ts';

@@ -33,7 +33,8 @@ GRID = SIDE // PATCH
 
 
 def norm(x, name):
-    return torch.nn.functional.layer_norm(x, (C,), weight(name + ".weight", C), weight(name + ".bias", C), 1e-5)
+    affine = (weight(name + ".weight", C), weight(name + ".bias", C))
+    return torch.nn.functional.layer_norm(x, (C,), *affine, 1e-5)
 
 
 def tower(image):
