@@ -34,7 +34,7 @@ export const bench = command({
     'cfg-scale': flag(real(5, { min: 1 }, 'Guidance of sampling')),
     plain: flag(bool(false, 'Also sample without the exact savings, in turn, and compare')),
     window: flag(int(STREAM.window, { min: 1, unit: 'shards' }, 'data: shards that are shuffled together')),
-    workers: flag(int(STREAM.workers, { min: 1, max: 64 }, 'data: reading threads')),
+    workers: flag(int(undefined, { min: 1, max: 64 }, 'data: reading threads; up to four when left out')),
     json: SHARED.json,
     ...COMPUTE_FLAGS,
   },
@@ -52,7 +52,7 @@ export const bench = command({
   ],
   async run({ args, values, log }) {
     if (args[0] === 'data') {
-      const { batch = USUAL_DATA_BATCH, workers, window, repeats } = values;
+      const { batch = USUAL_DATA_BATCH, workers = STREAM.workers, window, repeats } = values;
       await runDataBench(args[1], { batch, workers, window, repeats }, values.json, log);
       return 0;
     }

@@ -22,7 +22,7 @@ export interface DataBench {
   /** Bytes of columns delivered into batches, and bytes of shards read one after the other, a second. */
   readonly stream_gb_per_s: number;
   readonly sequential_gb_per_s: number | null;
-  /** The first over the second; null, both, for compressed shards. */
+  /** The first over the second, the median of the rounds; null, both, for compressed shards. */
   readonly ratio: number | null;
   readonly images: number;
   readonly batch: number;
@@ -114,13 +114,13 @@ export async function benchData(options: DataBenchOptions): Promise<DataBench> {
   await stream.close();
   const shardBytes = index.shards.reduce((sum, { raw }) => sum + raw.bytes, 0);
   const seconds = median(times.map((time) => time.stream));
-  const streamRate = (batches * batch * each) / seconds / 1e9;
-  const plainRate = plain ? shardBytes / median(times.map((time) => time.read)) / 1e9 : null;
+  const bytes = batches * batch * each;
+  const rates = times.map((time) => bytes / time.stream / (shardBytes / time.read));
   return {
     images_per_s: (batches * batch) / seconds,
-    stream_gb_per_s: streamRate,
-    sequential_gb_per_s: plainRate,
-    ratio: plainRate === null ? null : streamRate / plainRate,
+    stream_gb_per_s: bytes / seconds / 1e9,
+    sequential_gb_per_s: plain ? shardBytes / median(times.map((time) => time.read)) / 1e9 : null,
+    ratio: plain ? median(rates) : null,
     images: index.count,
     batch,
     workers,

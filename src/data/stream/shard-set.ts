@@ -27,18 +27,16 @@ export interface OpenShard extends GatherFile {
   uses: number;
 }
 
-// What is mapped: shards of large samples, on a disk of this machine, of sets that stay open as a whole. Then
-// a batch takes half the time; where shards come and go, mapping costs as much as it brings (bench/SPEED.md).
+// What is mapped: shards of large samples, on a disk of this machine: a batch takes three quarters of the time,
+// and half where they stay mapped (bench/SPEED.md). Smaller samples are read by calls: nothing of them is held.
 const LARGE_SAMPLE = 2 ** 15;
 /** Bytes that are mapped at once at most, all sets together. */
-const MAPPED_BYTES = Math.min(2 ** 34, totalmem() / 4);
+const MAPPED_BYTES = Math.min(2 ** 35, totalmem() / 2);
 let mapped = 0;
 
 export class ShardSet {
   /** Samples of each shard that take part. */
   readonly samples: readonly number[];
-  /** Whether all shards stay open for good. */
-  private readonly stays: boolean;
   /** In the order of their last use. */
   private readonly opened = new Map<number, OpenShard>();
   /** Shards that could not be brought when it was tried last. */
@@ -63,7 +61,6 @@ export class ShardSet {
       const why = `${count} samples are wanted of its ${all}`;
       throw new Failure({ what: address, why, fix: 'Ask for fewer', code: EXIT.usage });
     }
-    this.stays = shards.length <= keep;
     this.samples = shards.map(({ samples, first }) => Math.max(0, Math.min(samples, (count ?? all) - first)));
     for (const info of shards) {
       if (!this.layouts.has(info.columns)) this.layouts.set(info.columns, this.layoutOf(info));
@@ -153,7 +150,7 @@ export class ShardSet {
     }
     const { samples, raw } = info;
     const large = raw.bytes >= LARGE_SAMPLE * samples;
-    const mappable = large && this.stays && LOCAL_DISKS.has(statfsSync(path).type);
+    const mappable = large && LOCAL_DISKS.has(statfsSync(path).type);
     const layout = this.layouts.get(info.columns)!;
     return { fd, bytes: raw.bytes, samples, layout, path, info, mappable, map: 0, uses: 0 };
   }
