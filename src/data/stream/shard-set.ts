@@ -27,8 +27,9 @@ export interface OpenShard extends GatherFile {
   uses: number;
 }
 
-// What is mapped: shards of large samples, on a disk of this machine. A batch then takes three quarters of
-// the time, half where they stay mapped (bench/SPEED.md). Of smaller ones, read by calls, nothing is held.
+// What is mapped: shards of large samples, on a disk of this machine. A batch takes three quarters of the
+// time, and half where they stay mapped (bench/SPEED.md). Smaller samples are read by calls: nothing of them
+// is held.
 const LARGE_SAMPLE = 2 ** 15;
 /** Bytes that are mapped at once at most, all sets together. */
 const MAPPED_BYTES = Math.min(2 ** 35, totalmem() / 2);
