@@ -10,7 +10,7 @@ import { pulledPart } from '../sample/pulled.ts';
 import { DFN5B_TEXT } from '../text/clip-config.ts';
 import { clipTokenizer } from '../text/vocabulary.ts';
 import { openDevice } from './device.ts';
-import type { EvalCall } from './eval-flags.ts';
+import { DEFAULT_CLIP, type EvalCall } from './eval-flags.ts';
 import { usage } from './flags.ts';
 import { stdout } from './stdout.ts';
 
@@ -19,9 +19,9 @@ export async function evalClipScore({ values, log, progress, args }: EvalCall): 
   if (list === undefined) throw usage('eval clip-score', 'there are no prompts', 'Write --prompts FILE');
   const { prompts, chosen } = await readPromptList(list, { count, column, seed });
   const set = openImageSet(args[1]!);
-  const path = pulledPart(values.clip ?? 'dfn5b-clip');
+  const path = pulledPart(values.clip ?? DEFAULT_CLIP);
   const backend = await openDevice({ ...values, precision: 'fp32', 'cpu-bf16': false }, log);
-  const { extractor, origin, free } = await loadClip(backend, path, 1);
+  const { extractor, origin, warnings, free } = await loadClip(backend, path, 1);
   using file = openTensors(path);
   const encoder = ClipEncoder.load(backend, DFN5B_TEXT, file, { pooled: true });
   const begin = performance.now();
@@ -32,9 +32,10 @@ export async function evalClipScore({ values, log, progress, args }: EvalCall): 
   progress.finish();
   free();
   encoder.free();
+  for (const warning of warnings) log.warn(warning);
   const { score, ci95 } = result;
   if (values.json) {
-    const about = { images: set.path, prompts: chosen, ...origin };
+    const about = { images: set.path, prompts: chosen, ...origin, remarks: warnings };
     stdout.line(encodeRecord({ clip_score: score, ci95, count: result.count, ...about }));
   } else {
     const range = `${ci95[0].toFixed(4)} to ${ci95[1].toFixed(4)}`;

@@ -51,6 +51,9 @@ export const FLAGS = {
   ...COMPUTE_FLAGS,
 };
 
+/** CLIP where none is named: a name of the registry. */
+export const DEFAULT_CLIP = 'dfn5b-clip';
+
 export type EvalCall = Call<typeof FLAGS>;
 
 /** Of every measure: its flags beside those of all, and what stands behind its name. */

@@ -3,7 +3,7 @@ import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Lapack } from '../../ffi/lapack.ts';
 import { type Side, sideOfImages, sideOfStatistics } from '../eval/fid.ts';
-import { FORMULA, type LoadedExtractor, loadInception } from '../eval/extractors.ts';
+import { FORMULA, loadClip, type LoadedExtractor, loadInception } from '../eval/extractors.ts';
 import { gather } from '../eval/gather.ts';
 import { isTarName, openImageSet } from '../eval/image-sets.ts';
 import { readStatistics } from '../eval/statistics-file.ts';
@@ -12,7 +12,8 @@ import { Safetensors } from '../io/safetensors.ts';
 import { isPublished, pulledPart } from '../sample/pulled.ts';
 import { SHIPPED } from '../sample/shipped.ts';
 import { openDevice } from './device.ts';
-import type { EvalCall } from './eval-flags.ts';
+import { DEFAULT_CLIP, type EvalCall } from './eval-flags.ts';
+import { usage } from './flags.ts';
 
 export type Kind = 'statistics' | 'images' | 'model';
 
@@ -31,7 +32,7 @@ export function kindOf(word: string): Kind {
   return file.tensors.has('mu') && file.tensors.has('sigma') ? 'statistics' : 'model';
 }
 
-/** Inception, loaded when the first set needs it; features are in float32 on every device. */
+/** The network of the features, loaded when the first set needs it; they are in float32 on every device. */
 export class Measuring implements Disposable {
   private loaded: LoadedExtractor | null = null;
 
@@ -49,10 +50,15 @@ export class Measuring implements Disposable {
 
   async extractor(): Promise<LoadedExtractor> {
     if (this.loaded) return this.loaded;
-    const { values, log } = this.call;
-    const path = values.weights === FORMULA ? FORMULA : pulledPart(values.weights);
+    const { values, given, log } = this.call;
+    const clip = values.features === 'clip';
+    if (clip && given.has('weights')) {
+      throw usage('--weights', 'is for Inception, --features clip takes --clip', 'Leave one of them out');
+    }
+    const asked = clip ? (values.clip ?? DEFAULT_CLIP) : values.weights;
+    const path = !clip && asked === FORMULA ? FORMULA : pulledPart(asked);
     const backend = await openDevice({ ...values, precision: 'fp32', 'cpu-bf16': false }, log);
-    this.loaded = await loadInception(backend, path, values['batch-size']);
+    this.loaded = await (clip ? loadClip : loadInception)(backend, path, values['batch-size']);
     return this.loaded;
   }
 

@@ -22,9 +22,6 @@ export interface Side {
   readonly remarks: readonly string[];
 }
 
-/** Fewer images than features: pytorch-fid's own warning. */
-const FEW = 2048;
-
 /** A set of images whose features were gathered; fewer than two usable ones are a Failure. */
 export function sideOfImages(name: string, gathered: Gathered, origin: Origin): Side {
   const { moments, rows, unreadable, sizes } = gathered;
@@ -102,11 +99,12 @@ function remarksOn({ name, gaussian }: Side, rank: number | null): string[] {
   let constant = 0;
   for (let i = 0; i < d; i++) if (covariance[i * (d + 1)] === 0) constant += 1;
   const remarks: string[] = [];
-  if (count !== null && count < FEW && d >= FEW) {
+  // Fewer images than features, 2048 of Inception: what pytorch-fid's users are warned of.
+  const few = count !== null && count <= d;
+  if (few) {
     const why = 'too few for a covariance of full rank, and FID is larger the fewer there are';
     remarks.push(`${name}: ${count} images are ${why}; compare only with as many`);
   }
-  const few = count !== null && count <= d;
   const missing = rank !== null && rank < d ? d - rank : constant;
   if (missing > 0 && !few) {
     remarks.push(

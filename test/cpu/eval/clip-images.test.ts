@@ -1,8 +1,13 @@
 // CLIP's image tower against PyTorch (test/peers/clip_visual.py prints the values), batches, resizing, files.
 import { afterAll, describe, expect, test } from 'bun:test';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { ClipImages } from '../../../src/eval/clip-images.ts';
 import { clipScore } from '../../../src/eval/clip-score.ts';
 import { uniforms } from '../../../src/eval/formula-weights.ts';
+import { encodePng } from '../../../src/io/png.ts';
+import { writeSafetensors } from '../../../src/io/safetensors_write.ts';
 import { Parameters } from '../../../src/plan/params.ts';
 import { CLASS_EMBEDDING, type ClipVisualConfig, declareClipVisual } from '../../../src/text/clip-visual.ts';
 import { bothBackends } from '../op-case.ts';
@@ -104,4 +109,17 @@ describe('CLIP score', () => {
     expect(scored(['first'], ['same', 'same'])).rejects.toThrow('1 images for 2 prompts');
     expect(scored(['first', 'first'], ['same'])).rejects.toThrow('more than the 1 images');
   });
+});
+
+test('--features clip takes CLIP, not Inception', () => {
+  const root = mkdtempSync(join(tmpdir(), 'clip-'));
+  const path = join(root, 'clip.safetensors');
+  writeSafetensors(path, [{ name: 'x', dtype: 'F32', shape: [1], data: new Float32Array(1) }]);
+  writeFileSync(join(root, 'a.png'), encodePng({ ...image('first'), channels: 3 }, []));
+  const main = new URL('../../../src/cli/main.ts', import.meta.url).pathname;
+  const command = [process.execPath, main, 'eval', 'fid', root, root, '--features', 'clip', '--clip', path];
+  const { exitCode, stderr } = Bun.spawnSync(command, { stdin: 'ignore' });
+  rmSync(root, { recursive: true });
+  expect(stderr.toString()).toContain('clip.safetensors: tensor visual.conv1.weight is missing');
+  expect(exitCode).toBe(1);
 });

@@ -100,6 +100,7 @@ describe('comparing', () => {
     const unknown = sideOfStatistics('x.npz', { gaussian: a.gaussian, origin: null });
     const { remarks, origin } = compareSides(lapack, a, unknown, NO_OTHERS);
     expect(remarks.join()).toContain('x.npz: does not say which weights');
+    expect(remarks.join()).toContain('2 images are too few for a covariance of full rank');
     expect(origin).toEqual(ORIGIN);
     expect(() => compareSides(lapack, a, unknown, { kid: null, precisionRecall: true })).toThrow(
       'need the features of every image',
