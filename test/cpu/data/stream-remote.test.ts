@@ -193,7 +193,8 @@ describe('from a server', () => {
     expect(await run(keys)).toBe('');
     const items = readFileSync(log, 'utf8').split('\n').slice(0, 2);
     expect(items.flatMap((line) => line.split(' ').slice(1))).toEqual(expected.slice(0, 20));
-    expect(seen[0]).toStartWith('/bucket/set-0/index.json');
+    // A request of the test before may still be on its way here.
+    expect(seen.find((one) => one.startsWith('/bucket/'))).toStartWith('/bucket/set-0/index.json');
     expect(await run({ S3_ENDPOINT: base })).toMatch(
       /s3:\/\/bucket\/set-0\/index\.json: cannot be signed for: /,
     );
