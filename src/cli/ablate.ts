@@ -7,7 +7,8 @@ import { makeFolder, writeWholeFile } from '../io/atomic.ts';
 import { withCanvas } from '../io/figure/canvas.ts';
 import { encodeRecord } from '../io/jsonl.ts';
 import { int, real, text } from '../recipe/field.ts';
-import { type Cell, CELL_NAMES, cellsOf, spentEflop } from '../train/ablation.ts';
+import { estimate } from '../sample/loss.ts';
+import { BASE, type Cell, CELL_NAMES, cellsOf, spentEflop } from '../train/ablation.ts';
 import { type Call, command } from './command.ts';
 import { COMPUTE_FLAGS, openDevice } from './device.ts';
 import { measureLoss } from './eval-loss.ts';
@@ -23,7 +24,7 @@ const FLAGS = {
   out: flag(text('ablation', 'Folder of the runs, the table and the plot'), { alias: 'o', hint: 'DIR' }),
   steps: flag(int(1000, { min: 1 }, 'Steps with deferred masking at 75 %; the others get as many FLOPs')),
   finetune: flag(
-    real(0.2, { min: 0.01, max: 0.9 }, 'Share of the FLOPs that goes without a mask at the end'),
+    real(0.2, { min: 0, max: 0.9 }, 'Share of the FLOPs that goes without a mask at the end (0: none)'),
   ),
   cells: flag(text(CELL_NAMES.join(','), 'Which runs to make'), { hint: 'NAME,...' }),
   points: flag(int(5, { min: 1, max: 1000 }, 'Times that the loss is measured on the way')),
@@ -41,6 +42,8 @@ interface Point {
   readonly eflop: number;
   readonly loss: number;
   readonly ci95: readonly [number, number];
+  /** Losses of the images, by which cells are compared: the same images and noise for all. */
+  readonly each: readonly number[];
 }
 
 interface Row {
@@ -109,9 +112,9 @@ async function measured(
     const model = existsSync(averaged) ? averaged : join(checkpoints, file);
     const options = { data: held, count, seed: 0, batchSize: 32, warn };
     const before = known.find((point) => point.step === step);
-    const { loss, ci95 } =
+    const { loss, ci95, each } =
       before ?? (await measureLoss(backend, { path: model, name: cell.name }, options)).result;
-    points.push({ step, eflop: spentEflop(cell, step), loss, ci95 });
+    points.push({ step, eflop: spentEflop(cell, step), loss, ci95, each });
   }
   writeWholeFile(path, `${JSON.stringify(points, null, 1)}\n`);
   return points;
@@ -138,7 +141,8 @@ async function publish(folder: string, rows: readonly Row[], points: number): Pr
 function recordOf({ cell, points }: Row): Record<string, unknown> {
   const { name, title, parameters, recipe, flops } = cell;
   const steps = recipe.stage.map((stage) => stage.steps);
-  return { name, title, parameters, steps, gflop_per_image: flops[0] / 1e9, points };
+  const told = points.map(({ each: _, ...point }) => point);
+  return { name, title, parameters, steps, gflop_per_image: flops[0] / 1e9, points: told };
 }
 
 /** The unit in which the largest amount of work is a number from 1 to 1000. */
@@ -149,10 +153,23 @@ function workUnit(rows: readonly Row[]): { unit: string; of: (eflop: number) => 
 }
 
 function headsOf(rows: readonly Row[]): string[] {
-  return ['run', 'parameters', 'GFLOP an image', 'steps', workUnit(rows).unit, 'loss', '95 %'];
+  const { unit } = workUnit(rows);
+  const against = `against ${baseOf(rows).cell.name}, 95 %`;
+  return ['run', 'parameters', 'GFLOP an image', 'steps', unit, 'loss', '95 %', against];
 }
 
-function cellsOfRow({ cell, points }: Row, of: (eflop: number) => number): string[] {
+const baseOf = (rows: readonly Row[]) => rows.find(({ cell }) => cell.name === BASE) ?? rows[0]!;
+
+/** By how much the loss of a cell is off that of another, image by image. */
+function difference(row: Row, base: Row): string {
+  const [ours, theirs] = [row.points.at(-1)?.each, base.points.at(-1)?.each];
+  if (row === base || !ours || ours.length !== theirs?.length) return '-';
+  const { loss, ci95 } = estimate(Float64Array.from(ours, (value, i) => value - theirs[i]!));
+  return `${loss < 0 ? '-' : '+'}${Math.abs(loss).toFixed(4)} (+-${(ci95[1] - loss).toFixed(4)})`;
+}
+
+function cellsOfRow(row: Row, base: Row, of: (eflop: number) => number): string[] {
+  const { cell, points } = row;
   const last = points.at(-1);
   return [
     cell.title,
@@ -162,6 +179,7 @@ function cellsOfRow({ cell, points }: Row, of: (eflop: number) => number): strin
     last ? of(last.eflop).toFixed(1) : '-',
     last ? last.loss.toFixed(4) : '-',
     last ? `${last.ci95[0].toFixed(4)} to ${last.ci95[1].toFixed(4)}` : '-',
+    difference(row, base),
   ];
 }
 
@@ -171,7 +189,7 @@ const best = (rows: readonly Row[]) =>
 /** Heads, then the best first. */
 function cellsOfTable(rows: readonly Row[]): string[][] {
   const { of } = workUnit(rows);
-  return [headsOf(rows), ...best(rows).map((row) => cellsOfRow(row, of))];
+  return [headsOf(rows), ...best(rows).map((row) => cellsOfRow(row, baseOf(rows), of))];
 }
 
 function tableOf(rows: readonly Row[]): string {

@@ -36,11 +36,16 @@ export async function evalLossCommand({ values, log, progress }: EvalCall): Prom
   const backend = await openDevice(values, log);
   const onImages = (done: number, total: number) =>
     progress.update({ unit: 'image', done, total, rate: done / ((performance.now() - begin) / 1000) });
-  const { result, model, data } = await measureLoss(backend, found, {
+  const {
+    result: measured,
+    model,
+    data,
+  } = await measureLoss(backend, found, {
     ...{ data: values.data, count: values.count, seed: values.seed, batchSize: values['batch-size'] },
     ...{ onImages, warn: (text: string) => log.warn(text) },
   });
   progress.finish();
+  const { each, ...result } = measured;
   const seconds = Number(((performance.now() - begin) / 1000).toFixed(2));
   const about = { model: model.name, step: model.step, data: data.name, seed: values.seed };
   if (values.json) stdout.line(encodeRecord({ ...result, ...about, seconds, device: backend.name }));
@@ -113,7 +118,7 @@ async function picturesFor(
   return sourceData(emojiSource(set, unseen, shape), shape, 'held-out emoji');
 }
 
-function page({ levels, count, ...all }: LossResult, data: LossData): string {
+function page({ levels, count, ...all }: Omit<LossResult, 'each'>, data: LossData): string {
   const row = (name: string, { loss, ci95 }: typeof all) =>
     `${name.padEnd(12)}${loss.toFixed(4).padStart(8)}   ${ci95[0].toFixed(4)} to ${ci95[1].toFixed(4)}\n`;
   const rows = levels.map((level) => row(`sigma ${level.sigma.toPrecision(3)}`, level));

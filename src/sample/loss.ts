@@ -25,6 +25,8 @@ export interface Estimate {
 
 export interface LossResult extends Estimate {
   readonly count: number;
+  /** Means over the levels, image by image: what two models are compared by. */
+  readonly each: readonly number[];
   readonly levels: readonly (Estimate & { readonly sigma: number })[];
 }
 
@@ -122,7 +124,7 @@ export function* lossSteps(
     return losses.reduce((sum, level) => sum + level[i]!, 0) / sigmas.length;
   });
   const levels = sigmas.map((sigma, level) => ({ sigma, ...estimate(losses[level]!) }));
-  return { ...estimate(overall), count: images, levels };
+  return { ...estimate(overall), count: images, each: [...overall], levels };
 }
 
 function lossRunner(backend: Backend, model: LossModel, data: LossData, N: number): Runner {
@@ -165,7 +167,8 @@ function captionsOf(
   return traceCaptions(tower, trace.input('tokens', [N, data.length, 2], 'i32'));
 }
 
-function estimate(values: Float64Array): Estimate {
+/** The mean of some values (at least two), and how sure it is. */
+export function estimate(values: Float64Array): Estimate {
   const n = values.length;
   const loss = values.reduce((sum, v) => sum + v, 0) / n;
   const variance = values.reduce((sum, v) => sum + (v - loss) ** 2, 0) / (n - 1);

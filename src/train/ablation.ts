@@ -19,9 +19,9 @@ export interface AblationOptions {
   readonly recipe: Recipe;
   /** Steps of deferred masking at 75 %; all cells get the FLOPs that those and their unmasked end take. */
   readonly steps: number;
-  /** Share of the FLOPs that is spent without a mask at the end, as the paper does. */
+  /** Share of the FLOPs that is spent without a mask at the end, as the paper does; 0: none. */
   readonly finetune: number;
-  /** Checkpoints that are measured on the way. */
+  /** Checkpoints that are measured, the end and, before an unmasked end, the end of masking among them. */
   readonly points: number;
 }
 
@@ -32,7 +32,8 @@ interface Plan {
   readonly change: Change;
 }
 
-const BASE = 'deferred-75';
+/** The cell that the others are compared with. */
+export const BASE = 'deferred-75';
 const DEFERRED: Change = () => ({ masking: 'deferred' });
 const NAIVE: Change = () => ({ masking: 'naive' });
 
@@ -77,11 +78,11 @@ export function cellsOf(options: AblationOptions, names: readonly string[]): Cel
     const changed = cellModel(options.recipe, name);
     const recipe = name === 'smaller' ? asCheapAs(changed, perImage[0]) : changed;
     const flops = flopsOf(recipe, [plan.mask, 0]);
-    const steps = [total * (1 - options.finetune), total * options.finetune].map((part, i) =>
-      Math.max(1, Math.round(part / (batch * flops[i]!))),
-    );
+    const shares = options.finetune > 0 ? [1 - options.finetune, options.finetune] : [1];
+    const steps = shares.map((share, i) => Math.max(1, Math.round((total * share) / (batch * flops[i]!))));
     const stage = stagesOf(recipe, plan.mask, steps);
-    const every = Math.max(1, Math.floor((steps[0]! + steps[1]!) / options.points));
+    // Cells are measured at the same shares of the work.
+    const every = Math.max(1, Math.floor(steps[0]! / Math.max(1, options.points - shares.length + 1)));
     const train = {
       ...recipe.train,
       checkpoint_every: every,
@@ -115,26 +116,13 @@ function cellModel(recipe: Recipe, name: string): Recipe {
 
 function stagesOf(recipe: Recipe, mask: number, steps: readonly number[]): Stage[] {
   const row: Stage = { ...recipe.stage[0]!, lr: undefined, batch_size: undefined };
-  const [first = 1, last = 1] = steps;
-  return [
-    {
-      ...row,
-      name: 'masked',
-      steps: first,
-      mask_ratio: mask,
-      schedule: 'warmup-constant',
-      warmup_steps: Math.min(100, Math.ceil(first / 10)),
-    },
-    {
-      ...row,
-      name: 'unmasked',
-      steps: last,
-      mask_ratio: 0,
-      schedule: 'warmup-cosine',
-      warmup_steps: 0,
-      alpha_f: 0.02,
-    },
-  ];
+  const [first = 1, last] = steps;
+  const warmup = { warmup_steps: Math.min(100, Math.ceil(first / 10)) };
+  const masked = { ...row, ...warmup, name: 'masked', steps: first, mask_ratio: mask };
+  const decay = { schedule: 'warmup-cosine', alpha_f: 0.02 } as const;
+  if (last === undefined) return [{ ...masked, ...decay }];
+  const unmasked = { ...row, ...decay, name: 'unmasked', steps: last, mask_ratio: 0, warmup_steps: 0 };
+  return [{ ...masked, schedule: 'warmup-constant' }, unmasked];
 }
 
 /** FLOPs of training on one image at each mask ratio. */

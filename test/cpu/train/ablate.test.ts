@@ -28,7 +28,12 @@ test('two cells on shapes, held-out pictures in a folder, and again', async () =
     }
   }
   expect(JSON.parse(place.read('out', 'results.json'))).toEqual(records);
-  expect(place.read('out', 'table.md').split('\n')).toHaveLength(5);
+  const table = place.read('out', 'table.md').split('\n');
+  expect(table).toHaveLength(5);
+  // The other cell's loss is off the first's by the difference of the two, image by image.
+  const ends = records.map(({ points }) => points.at(-1).loss);
+  const told = Number(/\| ([+-]\d\.\d+) \(\+-\d/.exec(table.find((row) => row.includes('naive'))!)?.[1]);
+  expect(told).toBeCloseTo(ends[1] - ends[0], 3);
   expect(Buffer.from(await Bun.file(place.at('out', 'ablation.png')).bytes()).toString('latin1', 1, 4)).toBe(
     'PNG',
   );

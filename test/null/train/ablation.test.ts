@@ -20,6 +20,23 @@ describe('cells', () => {
     }
   });
 
+  test('are measured at the same shares of the work, the end of masking among them', () => {
+    for (const { recipe } of cells) {
+      const [masked] = recipe.stage;
+      const every = recipe.train.checkpoint_every as number;
+      expect(masked!.steps - 4 * every).toBeGreaterThanOrEqual(0);
+      expect(masked!.steps - 4 * every).toBeLessThan(4);
+    }
+  });
+
+  test('without an unmasked end the learning rate decays under the mask', () => {
+    const [one] = cellsOf({ recipe, steps: 1000, finetune: 0, points: 5 }, ['naive-75']);
+    expect(one!.recipe.stage).toMatchObject([
+      { name: 'masked', mask_ratio: 0.75, schedule: 'warmup-cosine', alpha_f: 0.02 },
+    ]);
+    expect(one!.recipe.train.checkpoint_every).toBe(Math.floor(one!.recipe.stage[0]!.steps / 5));
+  });
+
   test('differ in masking as they say', () => {
     const told = cells.map(({ name, recipe: { model, stage } }) => [
       name,
