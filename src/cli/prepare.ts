@@ -67,6 +67,13 @@ const FLAGS = {
   compression: flag(text(undefined, 'Of the shards: zstd, zstd:7, gz, br (default: none)'), { hint: 'NAME' }),
   hashes: flag(text('sha1', 'Hashes in the index: sha1, sha256, xxh64, ..., or none'), { hint: 'NAME,...' }),
   workers: flag(int(0, { min: 0, max: 256 }, 'Threads that decode; they change nothing (0: one a core)')),
+  'batch-size': flag(
+    int(
+      0,
+      { min: 0, max: 1024, unit: 'pictures' },
+      'Encoded at a time; on a CPU it changes nothing (0: by their size and the device)',
+    ),
+  ),
   'shard-size': flag(int(64, { min: 1, max: 4000, unit: 'MiB' }, 'Largest shard')),
   seed: flag(
     int(0, { min: 0, max: LARGEST - 2 ** 40 }, 'Of drawn latents and captions, with the place of an item'),
@@ -76,6 +83,9 @@ const FLAGS = {
 };
 
 type PrepareCall = Call<typeof FLAGS>;
+
+/** Captions in one run of the text tower. */
+const TEXTS = 8;
 
 export const prepare = command({
   name: 'prepare',
@@ -119,13 +129,15 @@ async function run(call: PrepareCall): Promise<number> {
     ...{ sizes, minSize: values['min-size'], exif, captions, clean, seed },
     ...{ allowUrls: values['allow-urls'], urlBytes: 2 ** 26, urlSeconds: 30 },
   };
-  const encoding = { sizes, posterior: values.posterior, form, seed };
+  const batch = values['batch-size'] || undefined;
+  const encoding = { sizes, posterior: values.posterior, form, seed, batch };
   const needsDevice = values.vae !== undefined || form === 'states';
   const backend = needsDevice ? await openDevice(values, log) : null;
   const picturesBy =
     backend && values.vae !== undefined ? latents(backend, values.vae, encoding) : pictureColumns(encoding);
-  const tower = backend && form === 'states' ? openTextTower(backend, pulledPart(values.clip!)) : null;
-  const captionsBy = captionColumns(form, tower);
+  const texts = batch ?? TEXTS;
+  const tower = backend && form === 'states' ? openTextTower(backend, pulledPart(values.clip!), texts) : null;
+  const captionsBy = captionColumns(form, tower, texts);
   const interrupt = watchSignals(log, 'ending after the pictures in hand; the same command goes on');
   const hashes = values.hashes === 'none' ? [] : values.hashes.split(',');
   const decoders = decodersOf(values.workers || availableParallelism(), settings);
@@ -133,7 +145,11 @@ async function run(call: PrepareCall): Promise<number> {
   let before = -1;
   const { report, finished } = await prepareSet({
     ...{ sources: args, folder, decoders, part, hashes, interrupt, ...columns },
-    fingerprint: fingerprintOf(call),
+    // A GPU's last bits may depend on how many are encoded at a time.
+    fingerprint: {
+      ...fingerprintOf(call),
+      ...(backend && backend.name !== 'cpu' ? { 'batch-size': values['batch-size'] } : {}),
+    },
     keepDuplicates: values['keep-duplicates'],
     compression: values.compression ?? null,
     shardBytes: values['shard-size'] * 2 ** 20,

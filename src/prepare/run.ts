@@ -1,6 +1,5 @@
-// From sources to a set of shards: items in their order, decoded and cut, encoded, written; what is left
-// out is
-// noted with its reason. A run that was broken off goes on behind the last shard on the disk.
+// From sources to a set of shards: items in their order, decoded and cut, encoded in groups, written; what is
+// left out is noted with its reason. A run that was broken off goes on behind the last shard on the disk.
 import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { makeFolder, requireFreeBytes, writeWholeFile } from '../io/atomic.ts';
@@ -8,10 +7,10 @@ import { EXIT, Failure } from '../io/failure.ts';
 import { encodeRecord, type JsonRecord, MetricsLog, readRecords } from '../io/jsonl.ts';
 import { INDEX_NAME } from '../io/mds/index.ts';
 import { MdsWriter } from '../io/mds/writer.ts';
-import type { captionColumns, latentColumns, pictureColumns } from './encoders.ts';
-import { NotFinite, sampleOf } from './encoders.ts';
+import type { MdsSample } from '../io/mds/values.ts';
 import type { Decoders } from './decoders.ts';
-import type { Dropped, Item, Result } from './item.ts';
+import { type CaptionColumns, type Filled, NotFinite, type PictureColumns } from './encoders.ts';
+import type { Dropped, Item, Prepared, Result } from './item.ts';
 import { type Report, Tally } from './report.ts';
 import { itemsOf, type SourceOptions } from './sources.ts';
 
@@ -26,8 +25,8 @@ export interface PrepareOptions extends SourceOptions {
   readonly compression: string | null;
   readonly hashes: readonly string[];
   readonly shardBytes: number;
-  readonly pictures: ReturnType<typeof pictureColumns> | ReturnType<typeof latentColumns>;
-  readonly captions: ReturnType<typeof captionColumns>;
+  readonly pictures: PictureColumns;
+  readonly captions: CaptionColumns;
   readonly interrupt: { readonly stopRequested: boolean };
   readonly decoders: Decoders;
   onItem(done: number, report: Tally): void;
@@ -37,6 +36,8 @@ export interface PrepareOptions extends SourceOptions {
 const NOTES = 'items.unfinished.jsonl';
 const OPTIONS = 'prepare.json';
 const LEAST_FREE = 2 ** 24;
+/** A group ends with so many items for one picture of a batch, where most are left out. */
+const MOST_ITEMS = 4;
 
 /** Returns the report; `finished` false where a stop was asked for first. */
 export async function prepareSet(options: PrepareOptions): Promise<{ report: Report; finished: boolean }> {
@@ -78,17 +79,23 @@ export async function prepareSet(options: PrepareOptions): Promise<{ report: Rep
       return true;
     }
   };
+  const group = new Group(options, tally, from);
+  const writeGroup = () => {
+    for (const { item, outcome } of group.take()) {
+      const note = write(writer, item, outcome, from);
+      if (item.place > noted) {
+        tally.add(note);
+        notes.append(note);
+      }
+      options.onItem(++done, tally);
+    }
+  };
   let more = true;
   while (more && wait.length < options.decoders.atOnce) more = await next();
   while (wait.length > 0 && !options.interrupt.stopRequested) {
-    const { item, result } = await wait.shift()!;
+    group.add(await wait.shift()!);
     if (more) more = await next();
-    const note = write(options, writer, tally, item, result, from);
-    if (item.place > noted) {
-      tally.add(note);
-      notes.append(note);
-    }
-    options.onItem(++done, tally);
+    if (group.full || wait.length === 0) writeGroup();
   }
   if (options.interrupt.stopRequested) {
     notes.sync();
@@ -125,36 +132,111 @@ function markOf(mark: unknown): Mark {
   return { place: known.place ?? -1, caption: known.caption ?? -1 };
 }
 
-/** Writes the samples of an item; returns what is noted of it. */
-function write(
-  options: PrepareOptions,
-  writer: MdsWriter,
-  tally: Tally,
-  { place, name }: Item,
-  result: Work['result'],
-  from: Mark,
-): JsonRecord {
-  const drop = ({ reason, why }: Dropped): JsonRecord => ({ step: place, name, reason, why });
-  if ('dropped' in result) return drop(result.dropped);
-  const { hash: digest, squares, captions, width, height, format } = result.prepared;
-  const hash = Buffer.from(digest).toString('hex');
-  const first = options.keepDuplicates ? undefined : tally.holderOf(hash);
-  if (first !== undefined && place > from.place) {
-    return drop({ reason: 'duplicate', why: `the same bytes as ${first}` });
+/** A picture that can be used. */
+interface Usable {
+  readonly item: Item;
+  readonly prepared: Prepared;
+}
+
+/** Why an item is not in the set, or its samples, one a caption. */
+type Outcome = Dropped | { readonly prepared: Prepared; readonly samples: readonly MdsSample[] };
+
+/** Items in their order until there are enough for a batch; then those that will be written are encoded. */
+class Group {
+  private works: Work[] = [];
+  /** Encoded together: of several with the same bytes the first alone. */
+  private readonly fresh = new Map<string, Usable>();
+
+  constructor(
+    private readonly options: PrepareOptions,
+    private readonly tally: Tally,
+    private readonly from: Mark,
+  ) {}
+
+  add(work: Work): void {
+    this.works.push(work);
+    if (!('prepared' in work.result)) return;
+    const usable = { item: work.item, prepared: work.result.prepared };
+    const key = this.options.keepDuplicates ? `${work.item.place}` : hashOf(usable.prepared);
+    if (this.holder(usable) === undefined && !this.fresh.has(key)) this.fresh.set(key, usable);
   }
-  try {
-    const pictures = options.pictures.values(squares, place);
-    const samples = captions.map((caption) => sampleOf(pictures, options.captions.values(caption, place)));
-    for (const [caption, sample] of samples.entries()) {
-      if (place === from.place && caption <= from.caption) continue;
-      writer.write(sample, { place, caption });
+
+  get full(): boolean {
+    const { pictures, captions } = this.options;
+    const batch = Math.max(pictures.batch, captions.batch);
+    return this.fresh.size >= batch || this.works.length >= MOST_ITEMS * batch;
+  }
+
+  /** All items and what becomes of them; each is to be noted before the next is taken. */
+  *take(): Generator<{ readonly item: Item; readonly outcome: Outcome }> {
+    const works = this.works;
+    const encoded = this.encode([...this.fresh.values()]);
+    this.works = [];
+    this.fresh.clear();
+    for (const { item, result } of works) {
+      if ('dropped' in result) {
+        yield { item, outcome: result.dropped };
+        continue;
+      }
+      const usable = { item, prepared: result.prepared };
+      const first = this.holder(usable);
+      if (first !== undefined) {
+        yield { item, outcome: { reason: 'duplicate', why: `the same bytes as ${first}` } };
+        continue;
+      }
+      // Where the first with these bytes was left out after all, this one has not been encoded.
+      yield { item, outcome: encoded.get(item) ?? this.encode([usable]).get(item)! };
     }
-  } catch (error) {
-    if (error instanceof NotFinite) return drop({ reason: 'not finite', why: error.message });
-    throw error;
   }
-  const words = captions.map((caption) => caption.length);
-  return { step: place, name, hash, width, height, format, captions: words };
+
+  /** The item in the set with the same bytes, which came before this one. */
+  private holder({ item, prepared }: Usable): string | undefined {
+    if (this.options.keepDuplicates || item.place <= this.from.place) return undefined;
+    return this.tally.holderOf(hashOf(prepared));
+  }
+
+  private encode(usable: readonly Usable[]): Map<Item, Outcome> {
+    if (usable.length === 0) return new Map();
+    const pictures = this.options.pictures.values(
+      usable.map(({ prepared }) => prepared.squares),
+      usable.map(({ item }) => item.place),
+    );
+    const texts = usable.flatMap(({ prepared }) => prepared.captions);
+    const captions = this.options.captions.values(texts);
+    let at = 0;
+    return new Map(
+      usable.map(({ item, prepared }, i) => {
+        const parts = captions.slice(at, at + prepared.captions.length);
+        at += parts.length;
+        return [item, outcomeOf(prepared, pictures[i]!, parts)];
+      }),
+    );
+  }
+}
+
+function outcomeOf(prepared: Prepared, picture: Filled, captions: readonly Filled[]): Outcome {
+  const samples: MdsSample[] = [];
+  for (const caption of captions) {
+    if (picture instanceof NotFinite) return { reason: 'not finite', why: picture.message };
+    if (caption instanceof NotFinite) return { reason: 'not finite', why: caption.message };
+    samples.push({ ...picture, ...caption });
+  }
+  return { prepared, samples };
+}
+
+const hashOf = ({ hash }: Prepared) => Buffer.from(hash).toString('hex');
+
+/** Writes the samples of an item; returns what is noted of it. */
+function write(writer: MdsWriter, { place, name }: Item, outcome: Outcome, from: Mark): JsonRecord {
+  if ('reason' in outcome) return { step: place, name, ...outcome };
+  const { prepared, samples } = outcome;
+  for (const [caption, sample] of samples.entries()) {
+    if (place === from.place && caption <= from.caption) continue;
+    writer.write(sample, { place, caption });
+  }
+  const { width, height, format } = prepared;
+  const captions = prepared.captions.map((caption) => caption.length);
+  return { step: place, name, hash: hashOf(prepared), width, height, format, captions };
 }
 
 function checkOptions({ folder, fingerprint }: PrepareOptions): void {

@@ -101,8 +101,12 @@ export class Vae {
     return checkFinite(strips.decode(latent, tiling));
   }
 
-  /** A plan of one direction, for an input of this size; `tap` keeps named values as outputs. */
-  plan(direction: Direction, { height, width }: Size, options: { tap?: boolean } = {}): Runner {
+  /** A plan of one direction for `batch` inputs of this size; `tap` keeps named values as outputs. */
+  plan(
+    direction: Direction,
+    { height, width }: Size,
+    options: { readonly tap?: boolean; readonly batch?: number } = {},
+  ): Runner {
     const { backend, model, weights } = this;
     const f = vaeFactor(model.config);
     if (direction === 'encoder' && (height < f || width < f)) {
@@ -111,7 +115,7 @@ export class Vae {
     }
     const C = direction === 'encoder' ? model.config.in_channels : model.config.latent_channels;
     const trace = new Trace();
-    const x = pixelRows(trace.input('x', [1, C, height, width], 'real'));
+    const x = pixelRows(trace.input('x', [options.batch ?? 1, C, height, width], 'real'));
     const tap = (name: string, value: Tensor) => trace.output(name, imagePlanes(value));
     const g = {
       weights: new Weights(trace, model.parameters, false),

@@ -236,10 +236,10 @@ export function openAutoencoder(backend: Backend, path: string): Vae {
   return Vae.load(backend, vaeConfigOf(file), file);
 }
 
-/** The text tower of a file, with the config that lies beside it. */
-export function openTextTower(backend: Backend, path: string): ClipEncoder {
+/** The text tower of a file, with the config that lies beside it; `batch` texts in one run. */
+export function openTextTower(backend: Backend, path: string, batch = 1): ClipEncoder {
   using file = openTensors(path);
-  return ClipEncoder.load(backend, clipConfigOf(file), file);
+  return ClipEncoder.load(backend, clipConfigOf(file), file, { batch });
 }
 
 /** FILE.config.json (without FILE's own ending), else one of the given names in FILE's folder. */

@@ -216,6 +216,40 @@ describe('latents and captions for training', () => {
     );
   });
 
+  test('how many are encoded at a time, and by how many threads, changes no byte', async () => {
+    few();
+    // Doubles of the first and of one in the same batch, and more captions than pictures.
+    cpSync(place.at('few', `${nameOf(0)}.png`), place.at('few', '0009.png'));
+    cpSync(place.at('few', `${nameOf(7)}.png`), place.at('few', '0008.png'));
+    for (const name of ['0008', '0009']) writeFileSync(place.at('few', `${name}.txt`), 'again');
+    writeFileSync(place.at('few', '0003.json'), JSON.stringify({ captions: ['one', 'two', 'three'] }));
+    const args = ['few', '--size', '64,32', '--vae', 'vae.safetensors', '--clip', 'clip.safetensors'];
+    const made = await Promise.all(
+      [
+        ['1', '1'],
+        ['3', '2'],
+        ['0', '3'],
+      ].map(async ([batch = '', workers = '']) => {
+        const out = `batch-${batch}`;
+        const how = ['--captions', 'all', '--batch-size', batch, '--workers', workers];
+        const { code, record } = await prepare(...args, '-o', out, ...how);
+        expect([code, record.samples, record.dropped]).toEqual([0, 11, { duplicate: 2 }]);
+        return place.hashes(out);
+      }),
+    );
+    expect(made[1]).toEqual(made[0]!);
+    expect(made[2]).toEqual(made[0]!);
+    rmSync(place.at('few'), { recursive: true });
+  });
+
+  test('pictures whose numbers are not finite are left out by name', async () => {
+    few();
+    const { code, err } = await prepare('few', '-o', 'nan', '--size', '32', '--vae', 'nan.safetensors');
+    expect([code, err]).toEqual([1, expect.stringContaining('none of 8 items can be used')]);
+    const notes = place.read('nan', 'items.unfinished.jsonl').trim().split('\n');
+    expect(notes.map((line) => JSON.parse(line).reason)).toEqual(notes.map(() => 'not finite'));
+  });
+
   test('token ids stand in 16 bits each', async () => {
     few();
     const args = [
