@@ -2,12 +2,7 @@
 
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
-import type { Backend } from '../backend/backend.ts';
-import { writeWholeFile } from '../io/atomic.ts';
-import { Failure } from '../io/failure.ts';
-import { withCanvas } from '../io/figure/canvas.ts';
 import { encodeRecord } from '../io/jsonl.ts';
-import { MdsSet } from '../io/mds/set.ts';
 import {
   captionColumns,
   CAPTION_FORMS,
@@ -17,16 +12,17 @@ import {
 } from '../prepare/encoders.ts';
 import { decodersOf } from '../prepare/decoders.ts';
 import { CAPTION_MODES, CLEAN_MODES } from '../prepare/item.ts';
-import type { Report, Tally } from '../prepare/report.ts';
+import type { Tally } from '../prepare/report.ts';
 import { prepareSet } from '../prepare/run.ts';
 import { itemsOf } from '../prepare/sources.ts';
 import { bool, choice, int, LARGEST, text } from '../recipe/field.ts';
-import { openAutoencoder, openTextTower } from '../sample/published.ts';
+import { latentDecoder, openAutoencoder, openTextTower } from '../sample/published.ts';
 import { pulledPart } from '../sample/pulled.ts';
 import { type Call, command } from './command.ts';
 import { COMPUTE_FLAGS, openDevice } from './device.ts';
 import { flag, SHARED, usage } from './flags.ts';
 import { watchSignals } from './interrupt.ts';
+import { drawContactSheet, reportLines } from './prepare-report.ts';
 import { stdout } from './stdout.ts';
 import { version } from './version.ts';
 
@@ -133,8 +129,8 @@ async function run(call: PrepareCall): Promise<number> {
   const encoding = { sizes, posterior: values.posterior, form, seed, batch };
   const needsDevice = values.vae !== undefined || form === 'states';
   const backend = needsDevice ? await openDevice(values, log) : null;
-  const picturesBy =
-    backend && values.vae !== undefined ? latents(backend, values.vae, encoding) : pictureColumns(encoding);
+  const vae = backend && values.vae !== undefined ? openAutoencoder(backend, pulledPart(values.vae)) : null;
+  const picturesBy = backend && vae ? latentColumns(backend, vae, encoding) : pictureColumns(encoding);
   const texts = batch ?? TEXTS;
   const tower = backend && form === 'states' ? openTextTower(backend, pulledPart(values.clip!), texts) : null;
   const captionsBy = captionColumns(form, tower, texts);
@@ -162,19 +158,20 @@ async function run(call: PrepareCall): Promise<number> {
     },
   });
   decoders.free();
+  progress.finish();
+  if (finished) {
+    for (const line of reportLines(report, folder)) log.info(line);
+    const decoder = vae?.config.out_channels === 3 ? latentDecoder(vae) : null;
+    const slow = decoder !== null && backend?.name === 'cpu';
+    await drawContactSheet(folder, args, report, { decoder, slow, log });
+  }
   picturesBy.free();
   captionsBy.free();
-  progress.finish();
+  vae?.free();
   if (!finished) return interrupt.exitCode ?? 1;
-  for (const line of summaryOf(report, folder)) log.info(line);
-  await drawContactSheet(folder, sizes[0]!, values.vae === undefined, (words) => log.warn(words));
   const { items, written, samples, dropped } = report;
   stdout.line(encodeRecord({ folder, items, written, samples, dropped }));
   return 0;
-}
-
-function latents(backend: Backend, vae: string, encoding: Parameters<typeof latentColumns>[2]) {
-  return latentColumns(backend, openAutoencoder(backend, pulledPart(vae)), encoding);
 }
 
 function numbersOf(words: string): number[] {
@@ -209,49 +206,4 @@ async function dryRun(args: readonly string[], columns: Parameters<typeof itemsO
   }
   stdout.line(encodeRecord({ sources: args, items, without_picture: without }));
   return 0;
-}
-
-function summaryOf(report: Report, folder: string): string[] {
-  const { items, written, samples, dropped, width, height, caption_characters: words } = report;
-  const left = Object.entries(dropped).map(([reason, count]) => `${count} ${reason}`);
-  const spread = (name: string, s: Report['width']) => (s ? `${name} ${s.least} to ${s.most}` : '');
-  return [
-    `${written} of ${items} pictures are in ${folder}, ${samples} samples`,
-    [spread('width', width), spread('height', height), spread('characters of a caption', words)].join(', '),
-    ...(left.length > 0
-      ? [`left out: ${left.join(', ')}; each is named in ${join(folder, 'dropped.jsonl')}`]
-      : []),
-  ];
-}
-
-/** Pictures on the sheet. */
-const SHEET = 24;
-
-/** OUT/sheet.png: some pictures of the set with their captions; only where the set holds pictures. */
-async function drawContactSheet(
-  folder: string,
-  size: number,
-  pictures: boolean,
-  warn: (words: string) => void,
-): Promise<void> {
-  if (!pictures) return;
-  try {
-    const { drawSheet } = await withCanvas(() => import('../io/figure/sheet.ts'));
-    const { decodePng } = await import('../io/image/png.ts');
-    const { LIMITS } = await import('../io/image/rgb.ts');
-    using set = MdsSet.open(folder);
-    const count = Math.min(SHEET, set.count);
-    const images = Array.from({ length: count }, (_, i) => {
-      const sample = set.sample(Math.floor((i * set.count) / count));
-      const image = sample[`image_${size}`];
-      if (typeof image !== 'object' || !('kind' in image) || image.kind !== 'image') return [];
-      const { data } = decodePng(image.bytes, folder, LIMITS);
-      const pixels = { width: size, height: size, channels: 3 as const, data };
-      return [{ pixels, caption: String(sample.caption) }];
-    }).flat();
-    writeWholeFile(join(folder, 'sheet.png'), drawSheet(images, { title: folder }));
-  } catch (error) {
-    if (!(error instanceof Failure)) throw error;
-    warn(`no contact sheet: ${error.message}`);
-  }
 }

@@ -55,7 +55,7 @@ export function passOf(backend: Pick<Backend, 'name'>, size: number): number {
   return Math.min(LARGEST_PASS, Math.max(1, Math.floor(pixels / size ** 2)));
 }
 
-/** Squares as latents in halves, times the autoencoder's scale as the reference stores them. */
+/** Squares as latents in halves, times the scale of the autoencoder, which stays the caller's. */
 export function latentColumns(backend: Backend, vae: Vae, settings: EncoderSettings): PictureColumns {
   const factor = vaeFactor(vae.config);
   const { latent_channels: C, in_channels } = vae.config;
@@ -108,7 +108,6 @@ export function latentColumns(backend: Backend, vae: Vae, settings: EncoderSetti
         encoder.free();
         noise?.free();
       }
-      vae.free();
     },
   };
 }

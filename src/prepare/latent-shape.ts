@@ -1,6 +1,5 @@
 // What shape the float16 numbers of a column without any head have: the format does not say it, so it is
-// guessed
-// from the name and the size, and every use says that it was.
+// guessed from the name and the size, and every use says that it was.
 
 import { CLIP_CONTEXT } from '../text/bpe.ts';
 
@@ -14,15 +13,15 @@ export interface ShapeGuess {
 /** Channels of the autoencoders in use. */
 const CHANNELS = [4, 16, 8, 32];
 
-/** A guess for values of `bytes` bytes each, or null. */
-export function guessShape(name: string, bytes: number): ShapeGuess | null {
+/** A guess for values of `bytes` bytes each, or null. `known`: how many channels latents have. */
+export function guessShape(name: string, bytes: number, known?: number): ShapeGuess | null {
   const count = bytes / 2;
   if (!Number.isInteger(count) || count === 0 || !/latent|moment|caption|text|clip/i.test(name)) return null;
   if (/caption|text|clip/i.test(name)) {
     if (count % CLIP_CONTEXT !== 0) return null;
     return { kind: 'caption states', dtype: 'float16', shape: [CLIP_CONTEXT, count / CLIP_CONTEXT] };
   }
-  for (const channels of CHANNELS) {
+  for (const channels of known === undefined ? CHANNELS : [known]) {
     const side = Math.sqrt(count / channels);
     if (Number.isInteger(side)) return { kind: 'latent', dtype: 'float16', shape: [channels, side, side] };
   }

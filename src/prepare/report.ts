@@ -1,5 +1,6 @@
 // What a preparation came to: how many, how large, how long, and what was left out for which reason.
 import type { JsonRecord } from '../io/jsonl.ts';
+import { Bins, EDGES, type Histogram } from './histogram.ts';
 
 /** Written as report.json. */
 export interface Report {
@@ -14,6 +15,7 @@ export interface Report {
   readonly height: Spread | null;
   readonly aspect_ratio: Spread | null;
   readonly caption_characters: Spread | null;
+  readonly histograms: Readonly<Record<keyof typeof EDGES, Histogram>>;
 }
 
 export interface Spread {
@@ -56,6 +58,11 @@ export class Tally {
     aspect: new Range(),
     caption: new Range(),
   };
+  private readonly bins = {
+    aspect_ratio: new Bins(EDGES.aspect_ratio),
+    shorter_edge: new Bins(EDGES.shorter_edge),
+    caption_characters: new Bins(EDGES.caption_characters),
+  };
 
   /** A note as the journal holds it. */
   add(note: JsonRecord): void {
@@ -73,7 +80,12 @@ export class Tally {
     this.ranges.width.add(width);
     this.ranges.height.add(height);
     this.ranges.aspect.add(Number((width / height).toFixed(4)));
-    for (const length of captions) this.ranges.caption.add(Number(length));
+    this.bins.aspect_ratio.add(width / height);
+    this.bins.shorter_edge.add(Math.min(width, height));
+    for (const length of captions) {
+      this.ranges.caption.add(Number(length));
+      this.bins.caption_characters.add(Number(length));
+    }
   }
 
   /** The name of the item in the set with this hash. */
@@ -87,11 +99,17 @@ export class Tally {
 
   report(): Report {
     const { width, height, aspect, caption } = this.ranges;
+    const { aspect_ratio, shorter_edge, caption_characters } = this.bins;
     return {
       ...{ items: this.items, written: this.written, samples: this.samples },
       ...{ dropped: this.dropped, formats: this.formats },
       ...{ width: width.spread, height: height.spread },
       ...{ aspect_ratio: aspect.spread, caption_characters: caption.spread },
+      histograms: {
+        aspect_ratio: aspect_ratio.histogram,
+        shorter_edge: shorter_edge.histogram,
+        caption_characters: caption_characters.histogram,
+      },
     };
   }
 }

@@ -1,6 +1,5 @@
 // Pictures of a set of shards for a sheet: pictures as they are, latents through an autoencoder or, without
-// one,
-// as a plain look at their first channels.
+// one, as a plain look at their first channels.
 
 import { decodeImage } from '../io/image/decode.ts';
 import { resizeInto } from '../io/image/resize.ts';
@@ -82,7 +81,7 @@ function pictureColumn(
   }
   const latents = columns.flatMap(({ name, encoding }) => {
     if (encoding !== 'bytes' && !encoding.startsWith('ndarray')) return [];
-    const shape = shapeOf(name, set.value(sample, name));
+    const shape = shapeOf(name, set.value(sample, name), decoder);
     const guessed = encoding === 'bytes';
     return shape && (!decoder || decoder.channels === shape[0]) ? [{ name, shape, guessed }] : [];
   });
@@ -100,14 +99,14 @@ async function pictureOf(value: MdsValue): Promise<Rgb | null> {
 }
 
 /** [channels, height, width], or null where a value is no latent. */
-function shapeOf(name: string, value: MdsValue): readonly number[] | null {
+function shapeOf(name: string, value: MdsValue, decoder: LatentDecoder | null): readonly number[] | null {
   if (isKind(value, 'ndarray')) return value.shape.length === 3 && value.shape[0]! <= 32 ? value.shape : null;
-  const guess = value instanceof Uint8Array ? guessShape(name, value.length) : null;
+  const guess = value instanceof Uint8Array ? guessShape(name, value.length, decoder?.channels) : null;
   return guess?.kind === 'latent' ? guess.shape : null;
 }
 
 function latentPicture(name: string, value: MdsValue, decoder: LatentDecoder | null): Rgb | null {
-  const shape = shapeOf(name, value);
+  const shape = shapeOf(name, value, decoder);
   if (!shape) return null;
   const array = isKind(value, 'ndarray') ? value : null;
   const bytes = array ? array.bytes : value;

@@ -183,11 +183,12 @@ function stopwatch(onLoaded: OnLoaded): (part: string) => void {
 const DECODER_BYTES = 2 ** 31;
 
 /** Latents of an autoencoder to pictures. */
-export function latentDecoder(vae: Vae): PictureDecoder {
+export function latentDecoder(vae: Vae): PictureDecoder & { readonly channels: number } {
   const { latent_channels: C } = vae.config;
   let colors: LatentColors | null = null;
   return {
     factor: vaeFactor(vae.config),
+    channels: C,
     rough(latents, n, size): Pixels | null {
       colors ??= latentColors(vae);
       return colors(latents, n, size);
@@ -219,7 +220,7 @@ function finiteOrNull<T>(decode: () => T): T | null {
 export function loadLatentDecoder(
   backend: Backend,
   path: string,
-): PictureDecoder & { readonly channels: number; free(): void } {
+): ReturnType<typeof latentDecoder> & { free(): void } {
   using file = openTensors(path);
   const config = vaeConfigOf(file);
   if (config.out_channels !== 3) {
@@ -227,7 +228,7 @@ export function loadLatentDecoder(
     throw new Failure({ what: path, why, fix: 'Use the autoencoder that the latents are of' });
   }
   const vae = Vae.load(backend, config, file);
-  return { ...latentDecoder(vae), channels: vae.config.latent_channels, free: () => vae.free() };
+  return { ...latentDecoder(vae), free: () => vae.free() };
 }
 
 /** The autoencoder of a file, both directions, with the config that lies beside it. */
