@@ -45,7 +45,7 @@ export type CaptionColumns = Omit<Columns<string>, 'values'> & { values(texts: r
 /** An encoder's numbers are no numbers; told of the item alone. */
 export class NotFinite extends Error {}
 
-/** Pixels in one pass of the autoencoder: more of small pictures, and on a GPU, which has more to keep busy. */
+/** Pixels in one pass of the autoencoder; more on a GPU, which has more to keep busy. */
 const PASS_PIXELS = { cpu: 2 ** 18, gpu: 2 ** 21 };
 const LARGEST_PASS = 32;
 

@@ -34,7 +34,7 @@ export class Bins {
 
 const BARS = '▁▂▃▄▅▆▇█';
 
-/** A line such as `0.5 ▂█▅ 1.25`: the bins from the first to the last that holds something; '' where none does. */
+/** A line such as `0.5 ▂█▅ 1.25`: the bins from the first to the last that is not empty; '' where all are. */
 export function barsOf({ edges, counts }: Histogram): string {
   const first = counts.findIndex((count) => count > 0);
   if (first < 0) return '';

@@ -3,7 +3,7 @@ import type { Numbers } from '../backend/backend.ts';
 import type { Runner } from '../plan/runner.ts';
 import type { Size, Vae } from './autoencoder.ts';
 
-/** One plan, made when it is first needed; what a batch lacks is filled up, so that bits do not depend on it. */
+/** One plan, made when it is first needed; a batch that is not full is filled up. */
 export class PictureEncoder {
   private runner: Runner | null = null;
 
