@@ -171,6 +171,10 @@ const train = {
   ),
   seed: int(0, seed, 'Seed of weights, noise, masks and caption dropout'),
   checkpoint_every: interval('5m', 'Steps or time between checkpoints (0 = only at the end)'),
+  async_checkpoints: bool(
+    true,
+    'Train on while a checkpoint is written, out of a copy of the state in memory (where that is free)',
+  ),
   validate_every: interval(500, 'Steps or time between validation losses (0 = only at the end)'),
   preview_every: interval('1m', 'Steps or time between previews (0 = only at the end)'),
   preview_prompts: texts([], 'Captions of the previews (none: captions of the first pictures)'),

@@ -82,14 +82,18 @@ export function saveModel(path: string, saved: SavedWeights, from: Provenance): 
     const data = () => [Float32Array.from(readParameter(backend, region, p))];
     return { name: p.name, dtype, shape: p.shape, data };
   });
-  const metadata = {
+  writeSafetensors(path, tensors, { metadata: modelMetadata(from) });
+}
+
+/** The `__metadata__` of a model file. */
+export function modelMetadata({ recipe, version, step, data }: Provenance): Record<string, string> {
+  return {
     format: 'pt',
-    [KEY.recipe]: recipeToml(from.recipe),
-    [KEY.version]: from.version,
-    [KEY.step]: String(from.step),
-    ...(from.data === null ? {} : { [KEY.data]: from.data }),
+    [KEY.recipe]: recipeToml(recipe),
+    [KEY.version]: version,
+    [KEY.step]: String(step),
+    ...(data === null ? {} : { [KEY.data]: data }),
   };
-  writeSafetensors(path, tensors, { metadata });
 }
 
 /** Whether a file says itself how it was made. */

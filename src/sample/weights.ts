@@ -79,6 +79,13 @@ export function readParameter(backend: Backend, region: Region, p: Parameter): F
   return values;
 }
 
+/** The same into an array [count] of the caller's, rounded where the backend keeps float64. */
+export function copyParameter(backend: Backend, region: Region, p: Parameter, into: Float32Array): void {
+  const { real } = backend.elemBytes;
+  if (real === 4) backend.read(region, p.base * real, into);
+  else into.set(readParameter(backend, region, p));
+}
+
 export function writeParameter(
   backend: Backend,
   region: Region,

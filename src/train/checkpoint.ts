@@ -1,27 +1,28 @@
 // Checkpoints of a run: everything that the next step depends on, in one folder that is there whole or not
 // at all.
-import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Backend, Region } from '../backend/backend.ts';
-import {
-  cleanLeftovers,
-  makeFolder,
-  readLatest,
-  requireFreeBytes,
-  writeFolderAtomically,
-  writeLatest,
-  writeWholeFile,
-} from '../io/atomic.ts';
+import { cleanLeftovers, makeFolder, readLatest, requireFreeBytes } from '../io/atomic.ts';
 import { Failure } from '../io/failure.ts';
 import { Safetensors } from '../io/safetensors.ts';
-import { type TensorToWrite, writeSafetensors } from '../io/safetensors_write.ts';
+import type { TensorToWrite } from '../io/safetensors_write.ts';
 import { STATE_SIZE } from '../plan/ops/optimizer.ts';
 import type { Parameter } from '../plan/params.ts';
 import { encodeNumbers, readNumbers } from '../plan/runner.ts';
 import type { Provenance } from '../sample/model-file.ts';
-import { saveModel } from '../sample/model-file.ts';
-import { checkWeights, loadWeights, readParameter } from '../sample/weights.ts';
-import { checkSeal, type Seal, sealOf } from './seal.ts';
+import { modelMetadata } from '../sample/model-file.ts';
+import { checkWeights, copyParameter, loadWeights } from '../sample/weights.ts';
+import type { Beside, Held } from './beside.ts';
+import {
+  type CheckpointFiles,
+  checkpointFolder,
+  checkpointNames,
+  type Keep,
+  nameOf,
+  writeCheckpoint,
+} from './checkpoint-files.ts';
+import { checkSeal, type Seal } from './seal.ts';
 import { holds, writeShare } from './share.ts';
 import type { Trainer } from './trainer.ts';
 
@@ -41,11 +42,14 @@ export interface RunState {
   readonly data: string | null;
 }
 
-/** Which checkpoints stay: the newest ones, and for ever those of every so many steps (0: none). */
-export interface Keep {
-  readonly keep_last: number;
-  readonly keep_every: number;
-}
+/** What is saved: the trainer's state, what stands beside it, and what stays of the older ones. */
+export type Saved = [
+  backend: Backend,
+  trainer: Trainer,
+  state: RunState,
+  from: Omit<Provenance, 'step'>,
+  keep: Keep,
+];
 
 /**
  * A checkpoint that is whole, but not for this program or recipe: an older one in its place would hide
@@ -53,15 +57,12 @@ export interface Keep {
  */
 class Unfit extends Failure {}
 
-const nameOf = (step: number) => `step-${String(step).padStart(8, '0')}`;
-const stepOf = (name: string) => Number(name.slice('step-'.length));
-
 /** The folder of checkpoints of a run. */
 export class Checkpoints {
   readonly folder: string;
 
   constructor(private readonly run: string) {
-    this.folder = join(run, 'checkpoints');
+    this.folder = checkpointFolder(run);
   }
 
   /**
@@ -69,7 +70,7 @@ export class Checkpoints {
    * newest.
    */
   get latest(): string | undefined {
-    return readLatest(this.run) ?? this.names().at(-1);
+    return readLatest(this.run) ?? checkpointNames(this.run).at(-1);
   }
 
   /** Makes the folder, and removes what a killed program left half-written, unless others write here. */
@@ -80,64 +81,85 @@ export class Checkpoints {
 
   /**
    * Writes a checkpoint of the trainer as it stands, then removes those that need not be kept. Of several
-   * ranks
-   * all call this at the same step: rank 0 writes what all hold, in the same files as alone.
+   * ranks all call this at the same step: rank 0 writes what all hold, in the same files as alone.
    */
-  save(
-    backend: Backend,
-    trainer: Trainer,
-    state: RunState,
-    from: Omit<Provenance, 'step'>,
-    keep: Keep,
-  ): void {
+  save(...of: Saved): void {
+    this.collect(of, writeHeld);
+  }
+
+  /**
+   * The same beside training: when this returns, the state may change, and what it gives settles when the
+   * files are written, or rejects. One at a time. Where there is no memory for a copy, all is as in `save`.
+   */
+  async saveBeside(beside: Beside, ...of: Saved): Promise<void> {
+    const copied = this.collect(of, (content) => beside.copy(content) ?? writeHeld(content));
+    if (copied) await beside.write(copied);
+  }
+
+  /**
+   * Gives `use` what there is to write, on rank 0 alone: there the values of all ranks are collected while it
+   * reads them, in the order of the files.
+   */
+  private collect<T>(
+    [backend, trainer, state, from, keep]: Saved,
+    use: (content: CheckpointFiles<Held>) => T,
+  ): T | undefined {
     const kinds = (['master', 'ema', 'm', 'v'] as const).filter((kind) => trainer.buffers[kind]);
     let held = 0;
     const next = () => trainer.whole(kinds[held++]!);
     try {
-      if (trainer.share.rank === 0) this.write(backend, trainer, next, state, from, keep);
+      if (trainer.share.rank !== 0) return undefined;
+      return use({ ...this.content(backend, trainer, next, state, from), keep });
     } finally {
       while (held < kinds.length) next(); // the other ranks wait for it also where a disk is full
     }
   }
 
   /**
-   * Writes the files. `next` gives buffers with all of master, ema (where there is one), m and v, in turn.
+   * What is written. `next` gives buffers with all of master, ema (where there is one), m and v, in turn.
+   * Throws a Failure where the disk has no room for it.
    */
-  private write(
+  private content(
     backend: Backend,
     trainer: Trainer,
     next: () => Region,
     state: RunState,
     from: Omit<Provenance, 'step'>,
-    keep: Keep,
-  ): void {
+  ): Omit<CheckpointFiles<Held>, 'keep'> {
     const { parameters } = trainer.network;
     const { ema } = trainer.buffers;
     const bytes = 4 * ((ema ? 2 : 1) * parameters.end + 2 * parameters.trainableEnd);
     requireFreeBytes(this.folder, bytes + 2 ** 20, 'a checkpoint');
-    const provenance = { ...from, step: state.step };
-    const name = nameOf(state.step);
-    writeFolderAtomically(join(this.folder, name), (folder) => {
-      saveModel(join(folder, 'model.safetensors'), { backend, parameters, weights: next() }, provenance);
-      if (ema)
-        saveModel(join(folder, 'ema.safetensors'), { backend, parameters, weights: next() }, provenance);
-      const trained = parameters.list.filter((p) => !p.tags.frozen);
-      const moments = (['m', 'v'] as const).flatMap((prefix) => {
-        let region: Region | undefined;
-        const buffer = () => (region ??= next());
-        return trained.map((p) => moment(backend, buffer, p, prefix));
+    const metadata = modelMetadata({ ...from, step: state.step });
+    const tensorsOf = (list: readonly Parameter[], prefix = '') => {
+      let region: Region | undefined;
+      return list.map((p): Held => {
+        const read = (into: Float32Array) => {
+          region ??= next();
+          copyParameter(backend, region, p, into);
+        };
+        return { name: `${prefix}${p.name}`, shape: p.shape, count: p.count, read };
       });
-      const block = readNumbers(backend, trainer.buffers.state, 0, 'real', STATE_SIZE);
-      const optimizer: TensorToWrite[] = [
-        ...moments,
-        { name: 'state', dtype: 'F32', shape: [STATE_SIZE], data: Float32Array.from(block) },
-      ];
-      writeSafetensors(join(folder, 'optimizer.safetensors'), optimizer);
-      const written = { version: VERSION, ...state, files: sealOf(folder) };
-      writeWholeFile(join(folder, 'state.json'), `${JSON.stringify(written, null, 2)}\n`);
-    });
-    writeLatest(this.run, name);
-    this.prune(keep, name);
+    };
+    const model = (name: string) => ({ name, tensors: tensorsOf(parameters.list), metadata });
+    const trained = parameters.list.filter((p) => !p.tags.frozen);
+    const block: Held = {
+      ...{ name: 'state', shape: [STATE_SIZE], count: STATE_SIZE },
+      read: (into) => into.set(readNumbers(backend, trainer.buffers.state, 0, 'real', STATE_SIZE)),
+    };
+    return {
+      run: this.run,
+      name: nameOf(state.step),
+      files: [
+        model('model.safetensors'),
+        ...(ema ? [model('ema.safetensors')] : []),
+        {
+          name: 'optimizer.safetensors',
+          tensors: [...tensorsOf(trained, 'm.'), ...tensorsOf(trained, 'v.'), block],
+        },
+      ],
+      state: { version: VERSION, ...state },
+    };
   }
 
   /**
@@ -152,7 +174,7 @@ export class Checkpoints {
   ): { readonly name: string; readonly state: RunState } | null {
     const { latest } = this;
     if (!latest) return null;
-    const older = this.names().filter((name) => name < latest);
+    const older = checkpointNames(this.run).filter((name) => name < latest);
     for (const [i, name] of [latest, ...older.toReversed()].entries()) {
       try {
         return { name, state: this.load(backend, trainer, name) };
@@ -216,26 +238,22 @@ export class Checkpoints {
     backend.write(block, 0, encodeNumbers(backend, 'real', numbers));
     return state;
   }
-
-  private prune({ keep_last, keep_every }: Keep, newest: string): void {
-    const old = this.names().filter((n) => n <= newest);
-    for (const name of old.slice(0, -keep_last)) {
-      if (keep_every > 0 && stepOf(name) % keep_every === 0) continue;
-      rmSync(join(this.folder, name), { recursive: true, force: true });
-    }
-  }
-
-  /** Names of all checkpoints, the oldest first. */
-  private names(): string[] {
-    return readdirSync(this.folder)
-      .filter((n) => /^step-\d+$/.test(n))
-      .sort();
-  }
 }
 
-function moment(backend: Backend, buffer: () => Region, p: Parameter, prefix: 'm' | 'v'): TensorToWrite {
-  const data = () => [Float32Array.from(readParameter(backend, buffer(), p))];
-  return { name: `${prefix}.${p.name}`, dtype: 'F32', shape: p.shape, data };
+/** Writes tensors out of the backend's memory, one after the other. */
+function writeHeld(content: CheckpointFiles<Held>): void {
+  const lazy = ({ name, shape, count, read }: Held): TensorToWrite => {
+    const data = () => {
+      const values = new Float32Array(count);
+      read(values);
+      return [values];
+    };
+    return { name, dtype: 'F32', shape, data };
+  };
+  writeCheckpoint({
+    ...content,
+    files: content.files.map((file) => ({ ...file, tensors: file.tensors.map(lazy) })),
+  });
 }
 
 function readState(path: string): RunState & { files: Seal } {

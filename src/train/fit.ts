@@ -1,8 +1,8 @@
 // The largest micro-batch of each stage that fits the memory which is free when a run begins. The planner
 // knows
 // the bytes of every region before anything is allocated.
-import { readFileSync } from 'node:fs';
 import type { Backend } from '../backend/backend.ts';
+import { availableBytes } from '../io/available.ts';
 import { EXIT, Failure } from '../io/failure.ts';
 import type { Recipe, Stage } from '../recipe/schema.ts';
 import { recipeOfStage } from '../recipe/stages.ts';
@@ -83,11 +83,7 @@ function bytesOf(backend: Backend, recipe: Recipe, stage: Stage, tower: CaptionT
 
 /** Bytes of a GPU that nobody has taken; on a CPU what the system can give without swapping. */
 function freeBytes(backend: Backend): number {
-  if (backend.freeBytes) return backend.freeBytes();
-  const match = /^MemAvailable:\s+(\d+) kB$/m.exec(readFileSync('/proc/meminfo', 'utf8'));
-  const limit = process.constrainedMemory();
-  const own = limit > 0 ? limit - process.memoryUsage.rss() : Number.POSITIVE_INFINITY;
-  return Math.min(match ? 1024 * Number(match[1]) : Number.POSITIVE_INFINITY, own);
+  return backend.freeBytes?.() ?? availableBytes();
 }
 
 const gigabytes = (bytes: number) => (bytes / 1e9).toPrecision(3);

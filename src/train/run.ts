@@ -14,10 +14,11 @@ import { saveModel } from '../sample/model-file.ts';
 import { type LoadedParts, openParts, openTextTower } from '../sample/published.ts';
 import { pulledPart } from '../sample/pulled.ts';
 import { keepAlgorithms, takeAlgorithms } from './algorithms.ts';
-import { Checkpoints, type RunState } from './checkpoint.ts';
+import { Checkpoints, type RunState, type Saved } from './checkpoint.ts';
 import { fitMicroBatches, keepMicroBatches } from './fit.ts';
 import { Journal } from './journal.ts';
 import { drawPreview, loadDrawing, previewPath } from './preview.ts';
+import { Saving } from './saving.ts';
 import { ALONE } from './share.ts';
 import { openData, type RecipeData } from './source.ts';
 import { type Spike, SpikeWatch } from './spikes.ts';
@@ -95,18 +96,22 @@ export async function trainRun(given: RunOptions): Promise<RunResult> {
     );
   }
   using journal = writes ? Journal.open(folder, state.step, recipe.train.tensorboard) : null;
-  const run = new Run(options, data, trainer, checkpoints, journal, state, { parts, tower });
+  const { async_checkpoints: beside } = recipe.train;
+  const saving = new Saving(checkpoints, (text) => log.warn(text), state.step, beside);
+  const run = new Run(options, data, trainer, saving, journal, state, { parts, tower });
   try {
     await agreeOnStep(trainer);
     return await run.loop();
   } catch (error) {
     if (!(error instanceof RankLost)) throw error;
+    await saving.close(); // it may be all that is left
     const left = checkpoints.latest;
     const fix = left
       ? `checkpoint ${left} of ${folder} is kept: the same command goes on from it`
       : 'There was no checkpoint yet';
     throw new Failure({ what: error.who, why: 'is gone, and the run ends with it', fix });
   } finally {
+    await saving.close();
     trainer.free();
     if (tower !== parts?.captions) tower?.free();
     parts?.free();
@@ -216,7 +221,6 @@ class Run {
   /** Images seen before the step that is being counted. */
   private seen: number;
   private skips = 0;
-  private saved: number;
   private previewed = -1;
   private lastSave = performance.now();
   private lastPreview = performance.now();
@@ -229,7 +233,7 @@ class Run {
     private readonly options: RunOptions,
     private readonly data: RecipeData,
     private readonly trainer: Trainer,
-    private readonly checkpoints: Checkpoints,
+    private readonly saving: Saving,
     private readonly journal: Journal | null,
     private readonly begun: RunState,
     private readonly beside: { readonly parts: LoadedParts | null; readonly tower: ClipEncoder | null },
@@ -237,7 +241,6 @@ class Run {
     this.lossSum = begun.lossSum;
     this.lossCount = begun.lossCount;
     this.seen = begun.images;
-    this.saved = begun.step;
   }
 
   async loop(): Promise<RunResult> {
@@ -248,24 +251,25 @@ class Run {
     while (trainer.step < total && !(trainer.share.ranks > 1 ? wishes.stop : interrupt.stopRequested)) {
       const before = performance.now();
       const report = await trainer.runStep();
-      this.note(report, performance.now() - before);
+      await this.note(report, performance.now() - before);
       progress.update({ unit: 'step', done: report.step, total, rate: this.rate, loss: report.loss });
       wishes = await this.wishes();
       // Weights that make no finite loss are not worth the place of an older checkpoint.
       const good = this.skips === 0;
       // Before the checkpoint, so that who goes on from it has no loss to make up.
       if (good && wishes.validate) await this.validate(report.stage);
-      if (good && wishes.save) this.trySave();
+      if (good && wishes.save) await this.beginSave();
       if (good && wishes.preview) await this.preview();
       await breathe();
     }
+    await this.saving.written();
     const finished = trainer.step >= total;
     const [save, publish, preview] = await this.decide([
-      this.saved !== trainer.step,
+      this.saving.saved !== trainer.step,
       finished && !(existsSync(modelPath(options.folder)) && this.begun.step === trainer.step),
       finished && !existsSync(previewPath(options.folder, total)) && this.canPreview(),
     ]);
-    if (save) this.save();
+    if (save) this.saving.now(this.toSave());
     if (publish) this.publish();
     if (preview) await this.preview();
     progress.clear();
@@ -323,7 +327,7 @@ class Run {
   }
 
   /** Counts a step, and writes a line of metrics when one is due. Throws when too many steps were skipped. */
-  private note(report: StepReport, ms: number): void {
+  private async note(report: StepReport, ms: number): Promise<void> {
     const { log_every, non_finite, skip_limit } = this.options.recipe.train;
     const first = this.seen;
     const speed = (report.images - this.seen) / (ms / 1000);
@@ -334,7 +338,7 @@ class Run {
       const why = `loss ${report.loss}, gradient norm ${report.gradNorm}`;
       this.options.log.warn(`step ${report.step} was skipped: ${why}`);
       this.journal?.tell({ ...this.about('skipped', report, first), lr: report.lr });
-      if (non_finite === 'stop' || this.skips >= skip_limit) this.giveUp(report);
+      if (non_finite === 'stop' || this.skips >= skip_limit) await this.giveUp(report);
     } else {
       this.skips = 0;
       this.lossSum += report.loss;
@@ -358,8 +362,9 @@ class Run {
     this.lossCount = 0;
   }
 
-  private giveUp(report: StepReport): never {
-    const kept = this.checkpoints.latest;
+  private async giveUp(report: StepReport): Promise<never> {
+    await this.saving.written();
+    const kept = this.saving.latest;
     const left = kept ? `checkpoint ${kept} is kept` : 'there was no checkpoint yet';
     const many = `${this.skips} steps in a row had`;
     const why = `${this.skips > 1 ? many : 'had'} a loss or gradient that is not finite`;
@@ -417,29 +422,23 @@ class Run {
     return this.begun.seconds + (performance.now() - this.started) / 1000;
   }
 
-  /** A full disk may have room again later, and training is worth more than one checkpoint. */
-  private trySave(): void {
-    try {
-      this.save();
-    } catch (error) {
-      if (!(error instanceof Failure)) throw error;
-      this.options.log.warn(`no checkpoint of step ${this.trainer.step}: ${error.message}`);
-      this.lastSave = performance.now();
-    }
+  /** Begins a checkpoint that is written beside the steps that follow; waits for the one before. */
+  private async beginSave(): Promise<void> {
+    await this.saving.written();
+    this.lastSave = performance.now();
+    this.saving.begin(this.toSave());
   }
 
-  private save(): void {
+  /** What a checkpoint is made of just now; what stands beside it is brought to the disk. */
+  private toSave(): Saved {
     const { backend, recipe, version } = this.options;
     const { step, images, modelRecipe } = this.trainer;
     const { hash: data } = this.data;
     const { lossSum, lossCount } = this;
     const state = { step, images, seconds: this.seconds(), lossSum, lossCount, data };
-    const from = { recipe: modelRecipe, version, data };
     this.journal?.sync();
     if (this.writes) keepAlgorithms(this.options.folder, backend);
-    this.checkpoints.save(backend, this.trainer, state, from, recipe.train);
-    this.saved = step;
-    this.lastSave = performance.now();
+    return [backend, this.trainer, state, { recipe: modelRecipe, version, data }, recipe.train];
   }
 
   /** RUN/model.safetensors: what a finished run is for, in bfloat16, averaged where the recipe averages. */
