@@ -107,8 +107,12 @@ describe('alone', () => {
   });
 
   test('trains, and samples from what it trained', () => {
-    const train = run(['train', 'tiny', '--steps', '4', '-o', 'run']);
+    const train = run(['train', 'tiny', '--steps', '4', '--checkpoint-every', '2', '-o', 'run']);
     expect([train.code, train.out]).toEqual([0, 'run\n']);
+    expect(train.err).not.toContain('warning');
+    // The first one was written by a Worker.
+    const names = ['step-00000002', 'step-00000004'];
+    expect(readdirSync(join(folder, 'run', 'checkpoints')).sort()).toEqual(names);
     const sample = run(['sample', '-m', 'run', 'a red apple', '--steps', '2', '-o', 'apple.png']);
     expect([sample.code, sample.err]).toEqual([0, '']);
     expect(JSON.parse(sample.out)).toMatchObject({ prompt: 'a red apple', file: 'apple.png', steps: 2 });
