@@ -4,12 +4,14 @@ import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from 'node:zlib'
 import {
   type Compressors,
   type FileMetaData,
-  parquetMetadataAsync,
+  parquetMetadata,
   parquetReadObjects,
   parquetSchema,
+  type RowGroup,
 } from 'hyparquet';
 import { compressors } from 'hyparquet-compressors';
 import { Failure } from './failure.ts';
+import { checkFooter, checkGroup, checkMetadata } from './parquet_check.ts';
 import { Source } from './source.ts';
 
 /** A column at the top of the schema. */
@@ -44,11 +46,16 @@ export class ParquetFile implements Disposable {
   static async open(from: string | Source): Promise<ParquetFile> {
     const source = typeof from === 'string' ? Source.open(from) : from;
     try {
-      const metadata = await told(source, () =>
-        parquetMetadataAsync(bufferOf(source), { geoparquet: false, initialFetchSize: 2 ** 16 }),
-      );
+      const metadata = await told(source, async () => {
+        const footer = footerOf(source);
+        checkFooter(footer.subarray(0, -TAIL_BYTES));
+        const metadata = parquetMetadata(footer, { geoparquet: false });
+        checkMetadata(metadata);
+        return metadata;
+      });
       const columns = await told(source, async () =>
         parquetSchema(metadata).children.map(({ element, children }) => {
+          if (typeof element.name !== 'string') throw new Error('a column has no name');
           if (children.length > 0) return { name: element.name, kind: 'group' };
           const text = element.converted_type === 'UTF8' || element.logical_type?.type === 'STRING';
           const bytes = /BYTE_ARRAY$/.test(element.type ?? '') && !element.converted_type;
@@ -67,7 +74,7 @@ export class ParquetFile implements Disposable {
   }
 
   get rowCount(): number {
-    return Number(this.metadata.num_rows);
+    return this.metadata.row_groups.reduce((sum, group) => sum + Number(group.num_rows), 0);
   }
 
   /** Rows from `from` on, with the columns of these names, which must be there. */
@@ -79,9 +86,9 @@ export class ParquetFile implements Disposable {
     }
     let rowStart = 0;
     for (const group of this.metadata.row_groups) {
-      const rowEnd = rowStart + Number(group.num_rows);
-      if (rowEnd > from) yield* await this.read(columns, Math.max(rowStart, from), rowEnd);
-      rowStart = rowEnd;
+      const rows = Number(group.num_rows);
+      if (rowStart + rows > from) yield* await this.read(columns, group, Math.max(0, from - rowStart));
+      rowStart += rows;
     }
   }
 
@@ -93,20 +100,23 @@ export class ParquetFile implements Disposable {
     this.close();
   }
 
-  private read(columns: readonly string[], rowStart: number, rowEnd: number): Promise<ParquetRow[]> {
+  /** Rows of one row group. */
+  private read(columns: readonly string[], group: RowGroup, rowStart: number): Promise<ParquetRow[]> {
     const { source, metadata } = this;
-    return told(source, () =>
-      parquetReadObjects({
-        file: bufferOf(source),
-        metadata,
+    const file = bufferOf(source);
+    return told(source, async () => {
+      checkGroup(group, parquetSchema(metadata), columns, file.slice, CODECS);
+      return parquetReadObjects({
+        file,
+        metadata: { ...metadata, row_groups: [group] },
         columns: [...columns],
         rowStart,
-        rowEnd,
+        rowEnd: Number(group.num_rows),
         compressors: CODECS,
         geoparquet: false,
         utf8: false, // bytes without a type stay bytes
-      }),
-    );
+      });
+    });
   }
 }
 
@@ -129,6 +139,27 @@ function bufferOf(source: Source) {
       return bytes.buffer;
     },
   };
+}
+
+/** The length of the metadata and the mark at the end of a file. */
+const TAIL_BYTES = 8;
+/** Longest metadata; those of files with a million column chunks are shorter. */
+const MAX_FOOTER = 2 ** 28;
+
+/** The metadata with their length and the mark. */
+function footerOf(source: Source): Uint8Array {
+  const bytes = (length: number) => {
+    const part = new Uint8Array(length);
+    source.fill(part, source.size - length);
+    return part;
+  };
+  if (source.size < MAGIC.length + TAIL_BYTES) throw new Error('it is too short');
+  const tail = bytes(TAIL_BYTES);
+  if (!isParquet(tail.subarray(4))) throw new Error('its end is not that of a Parquet file');
+  const length = new DataView(tail.buffer).getUint32(0, true);
+  const fits = length <= Math.min(MAX_FOOTER, source.size - MAGIC.length - TAIL_BYTES);
+  if (!fits) throw new Error(`its metadata would have ${length} bytes`);
+  return bytes(length + TAIL_BYTES);
 }
 
 /** What the reader says of a broken file, as a Failure that names it. */

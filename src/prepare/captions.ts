@@ -1,7 +1,7 @@
 // Captions of an item: read out of values and files beside the picture, chosen, cleaned.
 import { extname } from 'node:path';
-import { readFileSync } from 'node:fs';
 import { hash3 } from '../data/hash.ts';
+import { Source } from '../io/source.ts';
 import { cleanCaption } from '../text/clean.ts';
 import type { CaptionMode, CleanMode } from './item.ts';
 
@@ -37,9 +37,20 @@ export function captionsOfBytes(ending: string, bytes: Uint8Array, key?: string)
   return captionsIn(JSON.parse(text), key);
 }
 
-/** The captions of files beside a picture. Throws where one cannot be read or is broken JSON. */
+/** Largest file with captions of one picture. */
+const MAX_FILE_BYTES = 2 ** 24;
+/** Longest caption that is cleaned up, which takes up to the square of its length; 77 tokens count at all. */
+export const MAX_CLEANED = 2 ** 13;
+
+/** The captions of files beside a picture. Throws where one cannot be read, is too large or broken JSON. */
 export function captionsOfFiles(paths: readonly string[]): string[] {
-  return paths.flatMap((path) => captionsOfBytes(extname(path).toLowerCase(), readFileSync(path)));
+  return paths.flatMap((path) => {
+    using source = Source.open(path); // refuses pipes, which would be waited for
+    if (source.size > MAX_FILE_BYTES) throw new Error(`${source.size} bytes are more than ${MAX_FILE_BYTES}`);
+    const bytes = new Uint8Array(source.size);
+    source.fill(bytes, 0);
+    return captionsOfBytes(extname(path).toLowerCase(), bytes);
+  });
 }
 
 /**

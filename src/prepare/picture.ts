@@ -5,7 +5,7 @@ import { middleSquare } from '../io/image/crop.ts';
 import { decodeImage } from '../io/image/decode.ts';
 import { ImageFailure, LIMITS, type Rgb } from '../io/image/rgb.ts';
 import { osCode, osFailure } from '../io/oserror.ts';
-import { captionsOfFiles, chooseCaptions } from './captions.ts';
+import { captionsOfFiles, chooseCaptions, MAX_CLEANED } from './captions.ts';
 import { download } from './download.ts';
 import type { Dropped, ImageRef, Item, ItemSettings, Prepared, Reason, Result } from './item.ts';
 
@@ -56,6 +56,10 @@ function captionsOf({ captions, place }: Item, { captions: mode, clean, seed }: 
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
     throw drop('no caption', `the file with it cannot be read: ${why}`);
+  }
+  const long = clean === 'reference' ? texts.find(({ length }) => length > MAX_CLEANED) : undefined;
+  if (long !== undefined) {
+    throw drop('no caption', `one of ${long.length} characters is too long to clean up (${MAX_CLEANED})`);
   }
   const chosen = chooseCaptions(texts, mode, clean, seed, place);
   if (chosen.length > 0) return chosen;

@@ -165,7 +165,7 @@ function imageOf(value: unknown, folder: string): ImageRef {
   const data = /^data:[^,]*;base64,/.exec(value);
   if (data) return { bytes: Buffer.from(value.slice(data[0].length), 'base64') };
   if (/^https?:\/\//.test(value)) return { url: value };
-  if (value.length > 1024 && /^[A-Za-z0-9+/\s]+=*\s*$/.test(value))
+  if (value.length > 1024 && /^[A-Za-z0-9+/\s]+=*$/.test(value.trimEnd()))
     return { bytes: Buffer.from(value, 'base64') };
   return { path: resolve(folder, value) };
 }

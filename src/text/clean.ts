@@ -20,7 +20,10 @@ export function cleanCaption(text: string): string {
   return cleanCaptionOnce(cleanCaptionOnce(text));
 }
 
-type Rule = readonly [RegExp, string];
+/**
+ * What a pattern is replaced by. Patterns take time in proportion to the text, but for those of ADDRESSES.
+ */
+type Rule = readonly [RegExp, string | ((match: string) => string)];
 
 /** What Python's classes are where they stand outside of and inside square brackets. */
 const CLASSES: Readonly<Record<string, readonly [string, string]>> = {
@@ -33,7 +36,7 @@ const CLASSES: Readonly<Record<string, readonly [string, string]>> = {
 };
 
 /** A pattern of Python's `re`, whose classes know all of Unicode. */
-function rule(pattern: string, to: string): Rule {
+function rule(pattern: string, to: Rule[1]): Rule {
   let inside = false;
   const source = pattern.replace(/\\.|[[\]]/gu, (token) => {
     if (token === '[' || token === ']') inside = token === '[';
@@ -44,6 +47,15 @@ function rule(pattern: string, to: string): Rule {
 
 const HOST = '[a-zA-Z0-9.\\-]+[.](?:com|co|ru|net|org|edu|gov|it)[\\w\\/\\-]*\\b\\/?(?!@)';
 const SUFFIXES = 'png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4';
+
+/** A run without blanks from behind the last file name in it on. */
+function withoutFileName(run: string): string {
+  const end = (suffix: string) => {
+    const at = run.lastIndexOf(`.${suffix}`);
+    return at > 0 ? at + 1 + suffix.length : 0;
+  };
+  return run.slice(Math.max(...SUFFIXES.split('|').map(end)));
+}
 
 const ADDRESSES: readonly Rule[] = [
   rule(`\\b(?:https?:(?:\\/{1,3}|[a-zA-Z0-9%])|${HOST})`, ''),
@@ -68,11 +80,11 @@ const SIGNS: readonly Rule[] = [
   rule('#\\d{1,3}\\b', ''),
   rule('#\\d{5,}\\b', ''),
   rule('\\b\\d{6,}\\b', ''),
-  rule(`\\S+\\.(?:${SUFFIXES})`, ''), // file names
+  rule('\\S+', withoutFileName), // \S+\.(SUFFIXES), which would be tried from each character of a word
   rule('["\']{2,}', '"'),
   rule('\\.{2,}', ' '),
   rule('[#®•©™&@·º½¾¿¡§~)(\\]\\[}{|\\\\\\/*]+', ' '),
-  rule('\\s+\\.\\s+', ' '),
+  rule('(?<!\\s)\\s+\\.\\s+', ' '),
 ];
 
 const PHRASES: readonly Rule[] = [
@@ -84,8 +96,8 @@ const PHRASES: readonly Rule[] = [
   rule('\\bclick\\b\\s(?:for|on)\\s\\w+', ''),
   rule(`\\b(?:${SUFFIXES})(?:\\simages?)?`, ''),
   rule('\\bpage\\s+\\d+\\b', ''),
-  rule('\\b\\d*[a-zA-Z]+\\d+[a-zA-Z]+\\d+[a-zA-Z\\d]*\\b', ' '),
-  rule('\\b\\d+\\.?\\d*[xх×]\\d+\\.?\\d*\\b', ''), // 3 x 4, also with a Cyrillic letter
+  rule('\\b\\d*[a-zA-Z]+\\d+[a-zA-Z]+\\d[a-zA-Z\\d]*\\b', ' '),
+  rule('\\b\\d+(?:\\.\\d*)?[xх×]\\d+(?:\\.\\d*)?\\b', ''), // 3 x 4, also with a Cyrillic letter
   rule('\\b\\s+:\\s+', ': '),
   rule('(\\D[,.\\/])\\b', '$1 '),
   rule('\\s+', ' '),
@@ -96,7 +108,10 @@ const PHRASES: readonly Rule[] = [
 ];
 
 const apply = (rules: readonly Rule[], text: string) =>
-  rules.reduce((done, [pattern, to]) => done.replace(pattern, to), text);
+  rules.reduce(
+    (done, [pattern, to]) => (typeof to === 'string' ? done.replace(pattern, to) : done.replace(pattern, to)),
+    text,
+  );
 
 /** One pass of clean_caption_logic. */
 export function cleanCaptionOnce(text: string): string {

@@ -9,7 +9,8 @@ export const WORD = '\\p{L}\\p{N}_';
 /** \b of `re`. */
 export const BOUNDARY = `(?:(?<=[${WORD}])(?![${WORD}])|(?<![${WORD}])(?=[${WORD}]))`;
 
-const ENDS = new RegExp(`^[${SPACE}]+|[${SPACE}]+$`, 'gu');
+/** The look back keeps a run inside of the text from being tried from each of its characters. */
+const ENDS = new RegExp(`^[${SPACE}]+|(?<![${SPACE}])[${SPACE}]+$`, 'gu');
 const RUNS = new RegExp(`[${SPACE}]+`, 'gu');
 
 /** str.strip() */

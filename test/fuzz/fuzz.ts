@@ -1,7 +1,6 @@
 // Fuzzing of readers: sound inputs, changed at random, must give an answer or a Failure; no other error, no
 // crash, no call that does not come back, no memory beyond what the input has. Input n of a seed is always
-// the
-// same, so that a finding can be repeated.
+// the same, so that a finding can be repeated.
 
 import { Failure } from '../../src/io/failure.ts';
 
@@ -61,7 +60,7 @@ export async function fuzz(
   for (; !enough(n) && findings.length < 20; n++) {
     beat?.(n);
     const random = inputRandom(target, seed, n);
-    const input = mutate(sound, random, target.words ?? []);
+    const input = changed(sound, random, target.words ?? []);
     const started = performance.now();
     try {
       await target.call(input, random);
@@ -78,14 +77,15 @@ export async function fuzz(
 /** Input n of a seed, for a look at a finding. */
 export function inputOf(target: FuzzTarget, seed: number, n: number): Uint8Array {
   const sound = soundInputs(target);
-  return mutate(sound, inputRandom(target, seed, n), target.words ?? []);
+  return changed(sound, inputRandom(target, seed, n), target.words ?? []);
 }
 
 /** Made once: some are packed, which takes its time. */
 function soundInputs(target: FuzzTarget): readonly Uint8Array[] {
   let inputs = made.get(target);
   if (!inputs) {
-    inputs = Array.from({ length: target.variants }, (_, i) => target.make(i));
+    // Copied: a Buffer's slices are views, and changes would go through to the sound input.
+    inputs = Array.from({ length: target.variants }, (_, i) => new Uint8Array(target.make(i)));
     made.set(target, inputs);
   }
   return inputs;
@@ -106,7 +106,7 @@ function wordsOf(error: unknown): string {
 type Change = (bytes: Uint8Array, random: Random, other: Uint8Array, words: readonly string[]) => Uint8Array;
 
 /** One of the sound inputs with one to six changes. */
-function mutate(sound: readonly Uint8Array[], random: Random, words: readonly string[]): Uint8Array {
+export function changed(sound: readonly Uint8Array[], random: Random, words: readonly string[]): Uint8Array {
   let bytes: Uint8Array = sound[random(sound.length)]!.slice();
   for (let times = 1 + random(6); times > 0; times--) {
     bytes = CHANGES[random(CHANGES.length)]!(bytes, random, sound[random(sound.length)]!, words);

@@ -14,8 +14,10 @@ import { TARGETS } from './targets.ts';
 const HANG_SECONDS = 60;
 /** More than all targets need together; the inputs have some ten kilobytes. */
 const MEMORY_BYTES = 1.5 * 2 ** 30;
-/** Inputs between two signs of life. */
-const TURN = 100;
+/** Inputs of a target before the next one's turn, and milliseconds if that is sooner. */
+const TURN = { inputs: 100, ms: 1000 };
+/** Time between two signs of life, unless a single input takes longer. */
+const BEAT_MS = 100;
 
 const { values } = parseArgs({
   options: {
@@ -57,8 +59,15 @@ async function work(targets: readonly FuzzTarget[], seconds: number): Promise<vo
   while (performance.now() < end) {
     for (const target of targets) {
       const first = next.get(target)!;
-      send({ kind: 'beat', target: target.name, n: first });
-      const counts = await fuzz(target, seed, (n) => n >= first + TURN, { first });
+      const started = performance.now();
+      let told = 0;
+      const beat = (n: number) => {
+        if (n > first && performance.now() - told < BEAT_MS) return;
+        told = performance.now();
+        send({ kind: 'beat', target: target.name, n });
+      };
+      const enough = (n: number) => n >= first + TURN.inputs || performance.now() - started > TURN.ms;
+      const counts = await fuzz(target, seed, enough, { first, beat });
       next.set(target, first + counts.inputs);
       // Memory of calls that failed inside Bun's zlib comes back only between two turns of the event loop.
       await Bun.sleep(0);
@@ -79,7 +88,7 @@ async function watch(): Promise<number> {
   const hear = (message: Message) => {
     alive = performance.now();
     if (message.kind === 'beat') {
-      last = `${message.target}, inputs ${message.n} to ${message.n + TURN - 1}`;
+      last = `${message.target}, input ${message.n} or one of the next ${TURN.inputs}`;
       return;
     }
     const sum = sums.get(message.target)!;

@@ -6,7 +6,7 @@ import { Failure } from '../../src/io/failure.ts';
 import { fuzz, type FuzzTarget, inputOf, randomOf } from '../fuzz/fuzz.ts';
 import { TARGETS } from '../fuzz/targets.ts';
 
-const INPUTS = 3000;
+const INPUTS = 1000;
 /** What none of the inputs, of some ten kilobytes each, can need. */
 const MEMORY_BYTES = 512 * 2 ** 20;
 
