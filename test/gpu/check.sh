@@ -29,6 +29,12 @@ if [ -e "$here/bun.xz" ]; then
     mkdir -p "$app"
     unpack "$here/app.tar.xz" | tar -xf - -C "$app"
     unpack "$here/bun.xz" >"$app/bun"
+    if [ -e "$here/goldens.tar.xz" ]; then
+      unpack "$here/goldens.tar.xz" | tar -xf - -C "$app"
+    else # left out of what travels, since a checkout came along
+      mkdir -p "$app/test/goldens"
+      cp -r "$here/../../test/goldens/microdit" "$app/test/goldens/"
+    fi
     chmod +x "$app/bun"
     cp "$here/version" "$app/version"
   fi
