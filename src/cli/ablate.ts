@@ -83,11 +83,11 @@ async function run({ args, values, log, progress }: Call<typeof FLAGS>): Promise
     log.info(`${cell.name}: ${cell.title}, ${steps} steps`);
     const { recipe } = cell;
     const { finished } = await trainRun({ recipe, folder, backend, version, interrupt, log, progress });
+    progress.finish(); // the next run's time left is its own
     if (!finished) return interrupt.exitCode ?? 1;
     rows.push({ cell, points: await measured(backend, cell, folder, values, (words) => log.warn(words)) });
     await publish(values.out, rows, values.points);
   }
-  progress.finish();
   if (values.json) for (const row of rows) stdout.line(encodeRecord(recordOf(row)));
   else stdout.write(tableOf(rows));
   return 0;
