@@ -92,5 +92,5 @@ dist/microdiff: $(SOURCES) $(EMBEDDED) Makefile
 	mkdir -p dist
 	echo "bun build --compile $@"
 	$(BUN) build --compile --sourcemap=none --no-compile-autoload-bunfig --no-compile-autoload-dotenv \
-	  src/cli/main.ts src/data/stream/bring-worker.ts src/prepare/decode-worker.ts \
-	  src/train/checkpoint-worker.ts --outfile $@
+	  src/cli/main.ts src/data/stream/bring-worker.ts src/data/stream/picture-worker.ts \
+	  src/prepare/decode-worker.ts src/train/checkpoint-worker.ts --outfile $@

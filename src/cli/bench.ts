@@ -1,7 +1,7 @@
 // Command: speed of a training step, of a forward pass, of sampling or of the data stream on this machine.
 
 import { encodeRecord } from '../io/jsonl.ts';
-import { STREAM } from '../data/stream/stream.ts';
+import { STREAM } from '../data/stream/sets.ts';
 import { bool, int, real } from '../recipe/field.ts';
 import type { BenchResult } from '../train/bench.ts';
 import { runDataBench } from './bench-data.ts';

@@ -5,7 +5,7 @@ import type { Backend } from '../backend/backend.ts';
 import { embeddedEmoji } from '../data/emoji/embedded.ts';
 import { heldOutBeside } from '../data/emoji/subset.ts';
 import { readFolder } from '../data/folder.ts';
-import { latentData, sourceData } from '../data/loss-data.ts';
+import { latentData, pictureData, sourceData } from '../data/loss-data.ts';
 import { emojiSource, folderSource } from '../data/source.ts';
 import type { LossData } from '../diffusion/loss-data.ts';
 import { trainedPairs } from '../eval/fidelity.ts';
@@ -22,6 +22,7 @@ import { hasRecipe, loadModel, type Model } from '../sample/model-file.ts';
 import { declareNetwork } from '../sample/network.ts';
 import { publishedRecipe } from '../sample/published.ts';
 import { allocWeights, freeWeights, loadWeights } from '../sample/weights.ts';
+import { pictureShape } from '../train/shards.ts';
 import { openDevice } from './device.ts';
 import type { EvalCall } from './eval-flags.ts';
 import { usage } from './flags.ts';
@@ -71,7 +72,9 @@ export async function measureLoss(
   const model = loadNetwork(backend, file, found.name);
   const shards = path !== undefined && existsSync(join(path, INDEX_NAME));
   using set = shards ? MdsSet.open(path) : null;
-  const data = set ? latentData(set, model.recipe.model, path!) : await picturesFor(model, path, warn);
+  const data = set
+    ? await samplesFor(model, set, path!, numbers.count)
+    : await picturesFor(model, path, warn);
   if ((data.captions === 'words') !== (model.network.words !== null)) {
     const why = data.captions === 'words' ? 'holds pictures, the model works on latents' : 'holds latents';
     throw new Failure({ what: data.name, why, fix: 'Give data of the kind that the model was trained on' });
@@ -100,16 +103,26 @@ function loadNetwork(backend: Backend, file: TensorFile, name: string): LossMode
   return { name, network, weights, recipe, step: null };
 }
 
+/** Latents in shards, or pictures where the model works on them: no more of those than are wanted. */
+function samplesFor(
+  { recipe, network }: LossModel,
+  set: MdsSet,
+  path: string,
+  count = set.count,
+): LossData | Promise<LossData> {
+  if (network.words === null) return latentData(set, recipe.model, path);
+  return pictureData(set, pictureShape(recipe), path, { count: Math.min(count, set.count) });
+}
+
 /** A folder of pictures with captions, or the emoji that were held out when the model was trained. */
 async function picturesFor(
   { recipe }: LossModel,
   folder: string | undefined,
   warn: (text: string) => void,
 ): Promise<LossData> {
-  const { image, text } = recipe;
-  const shape = { size: image.size, length: text.length, rows: text.vocab_buckets };
+  const shape = pictureShape(recipe);
   if (folder !== undefined) {
-    return sourceData(folderSource(await readFolder(folder, image.size, warn), shape), shape, folder);
+    return sourceData(folderSource(await readFolder(folder, shape.size, warn), shape), shape, folder);
   }
   const trained = recipe.data.source.some(({ name, weight }) => name === 'emoji' && (weight ?? 1) > 0);
   if (!trained) throw usage('eval loss', 'there is no data', 'Write --data FOLDER');

@@ -1,5 +1,5 @@
-// Data that a loss is taken on: pictures with captions as a source gives them, and shards of latents with
-// the states of a text tower, as MicroDiT's own are.
+// Data that a loss is taken on: pictures with captions as a source or shards give them, and shards of latents
+// with the states of a text tower, as MicroDiT's own are.
 import type { LossData } from '../diffusion/loss-data.ts';
 import { f16ToFloat32 } from '../io/dtype.ts';
 import { Failure } from '../io/failure.ts';
@@ -8,6 +8,8 @@ import type { MdsValue } from '../io/mds/values.ts';
 import type { ModelConfig } from '../recipe/schema.ts';
 import { idPairs } from '../text/clip.ts';
 import { ROWS_PER_WORD } from '../text/words.ts';
+import { rowsOfText, writeRows } from './caption-rows.ts';
+import { pictureColumns, readPicture, SIGNED } from './shard-picture.ts';
 import type { Source, SourceShape } from './source.ts';
 
 /** Pictures of a source, in its order, each with the first wording of its caption. */
@@ -23,10 +25,44 @@ export function sourceData(source: Source, { size, length }: SourceShape, name =
   };
 }
 
-/** Which samples of a set, and whether their captions are taken as token ids. */
-export interface LatentPart {
+/** Which samples of a set. */
+export interface SetPart {
   readonly first?: number;
   readonly count?: number;
+}
+
+/** Pictures and captions out of shards, decoded here and kept as bytes. */
+export async function pictureData(
+  set: MdsSet,
+  { size, length, rows }: SourceShape,
+  name: string,
+  { first = 0, count = set.count - first }: SetPart = {},
+): Promise<LossData> {
+  const area = 3 * size * size;
+  const pixels = new Uint8Array(count * area);
+  const captions: Int32Array[] = [];
+  for (let item = 0; item < count; item++) {
+    const { shard: number, sample } = set.index.locate(first + item);
+    const shard = set.shard(number);
+    const columns = pictureColumns(shard.columns, size, name);
+    const { planes, caption } = await readPicture(shard, sample, columns, size);
+    pixels.set(planes, item * area);
+    captions.push(rowsOfText(caption, { length, rows }));
+  }
+  return {
+    ...{ name, count, captions: 'words', length, imageSize: area },
+    captionSize: length * ROWS_PER_WORD,
+    image(item, out, offset) {
+      for (let i = 0; i < area; i++) out[offset + i] = SIGNED[pixels[item * area + i]!]!;
+    },
+    caption(item, out, offset) {
+      if (out instanceof Int32Array) writeRows(captions[item]!, length, out, offset);
+    },
+  };
+}
+
+/** Which samples of a set, and whether their captions are taken as token ids. */
+export interface LatentPart extends SetPart {
   readonly tokens?: boolean;
 }
 

@@ -1,11 +1,12 @@
 // Where pictures and captions come from: emoji of the pack, drawn shapes and folders, behind one interface.
 import { Failure } from '../io/failure.ts';
 import type { DataSource } from '../recipe/schema.ts';
-import { PADDING, ROWS_PER_WORD, rowsOf, wordsOf } from '../text/words.ts';
+import { rowsOfText, writeRows } from './caption-rows.ts';
 import { captionForms, captionOf, formOf } from './emoji/captions.ts';
 import type { EmojiSet } from './emoji/set.ts';
 import type { FolderPictures } from './folder.ts';
 import { subsetOf } from './emoji/subset.ts';
+import { SIGNED } from './shard-picture.ts';
 import { captionOfScene, drawScene, emptyScene, SCENE_COUNT, sceneAt } from './shapes.ts';
 
 /** Pictures and captions by item number. Writing makes no garbage. */
@@ -147,18 +148,4 @@ export function shapesSource(shape: SourceShape, seed: number, count: number = S
       writeRows(rows, shape.length, out, offset);
     },
   };
-}
-
-/** Byte -> [-1, 1]. */
-const SIGNED = Float32Array.from({ length: 256 }, (_, byte) => byte / 127.5 - 1);
-
-/** Rows of the first S words of a text, without padding. */
-function rowsOfText(text: string, shape: SourceShape): Int32Array {
-  const words = wordsOf(text).slice(0, shape.length);
-  return Int32Array.from(words.flatMap((word) => rowsOf(word, shape.rows)));
-}
-
-function writeRows(rows: Int32Array, length: number, out: Int32Array, offset: number): void {
-  out.set(rows, offset);
-  out.fill(PADDING, offset + rows.length, offset + length * ROWS_PER_WORD);
 }

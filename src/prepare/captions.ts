@@ -2,11 +2,9 @@
 import { extname } from 'node:path';
 import { hash3 } from '../data/hash.ts';
 import { Source } from '../io/source.ts';
+import { CAPTION_NAMES } from '../data/shard-picture.ts';
 import { cleanCaption } from '../text/clean.ts';
 import type { CaptionMode, CleanMode } from './item.ts';
-
-/** Keys that hold captions, in the order of preference. */
-export const CAPTION_NAMES = ['caption', 'captions', 'text', 'texts', 'txt', 'prompt', 'description'];
 
 /** Endings of files beside a picture, in the order in which their captions count. */
 export const CAPTION_ENDINGS = ['.txt', '.caption', '.json'];

@@ -1,8 +1,8 @@
-// Where pictures and captions come from: folders, tables (CSV, TSV, JSONL, Parquet), WebDataset archives
-// and sets
-// of shards, told by what is in them; each gives its items in an order of its own that never changes.
+// Where pictures and captions come from: folders, tables (CSV, TSV, JSONL, Parquet), WebDataset archives and
+// sets of shards, told by what is in them; each gives its items in an order of its own that never changes.
 import { createReadStream, existsSync, openSync, closeSync, readdirSync, readSync, statSync } from 'node:fs';
 import { dirname, extname, join, resolve } from 'node:path';
+import { CAPTION_NAMES } from '../data/shard-picture.ts';
 import { webSamples } from '../data/webdataset.ts';
 import { type Row, readCsv } from '../io/csv.ts';
 import { EXIT, Failure } from '../io/failure.ts';
@@ -15,7 +15,7 @@ import type { MdsValue } from '../io/mds/values.ts';
 import { osFailure } from '../io/oserror.ts';
 import { isParquet, ParquetFile } from '../io/parquet.ts';
 import { readTar } from '../io/tar_read.ts';
-import { CAPTION_ENDINGS, CAPTION_NAMES, captionsIn, captionsOfBytes, textsOf } from './captions.ts';
+import { CAPTION_ENDINGS, captionsIn, captionsOfBytes, textsOf } from './captions.ts';
 import type { CaptionRef, Dropped, ImageRef, Item } from './item.ts';
 
 /** Columns to read; the usual names are tried where none is given. */

@@ -101,12 +101,14 @@ export function checkRecipe(recipe: Recipe, origin: Origin): void {
     if (files && !path) refuse(`${key}.path`, 'missing', 'Name the folder');
     if (!files && path)
       refuse(`${key}.path`, `${name} have no folder`, 'Leave it out, or name another source');
-    const shards = image.kind === 'latents' || text.encoder !== 'words';
-    if (shards !== (name === 'mds')) {
-      const why = shards
-        ? `${name} has pictures and words, but image.kind is ${image.kind} and text.encoder ${text.encoder}`
-        : 'shards hold latents, but image.kind is pixels';
-      refuse(`${key}.name`, why, shards ? 'Say name = "mds"' : 'Say image.kind = "latents"');
+    const latents = image.kind === 'latents' || text.encoder !== 'words';
+    if (latents && name !== 'mds') {
+      const kinds = `image.kind is ${image.kind} and text.encoder ${text.encoder}`;
+      refuse(`${key}.name`, `${name} has pictures and words, but ${kinds}`, 'Say name = "mds"');
+    }
+    if (name !== 'mds' && recipe.data.source.some((other) => other.name === 'mds')) {
+      const fix = 'Make shards of its pictures, too: microdiff prepare';
+      refuse(`${key}.name`, `${name} is not mixed with shards`, fix);
     }
     const wrong = stages?.find((n) => !Number.isInteger(n) || n > Math.max(1, recipe.stage.length));
     if (wrong !== undefined) refuse(`${key}.stages`, `there is no stage ${wrong}`, 'Count from 1');

@@ -193,7 +193,8 @@ export function recipeOfRun(folder: string): Recipe | null {
 function bare(recipe: Recipe, stages: number): unknown {
   const { batch_size, micro_batch, seed } = recipe.train;
   const stage = recipe.stage.slice(0, stages).map((row) => ({ ...row, steps: 0 }));
-  return { ...recipe, stage, train: { batch_size, micro_batch, seed }, sample: {} };
+  const data = { ...recipe.data, workers: 0 };
+  return { ...recipe, data, stage, train: { batch_size, micro_batch, seed }, sample: {} };
 }
 
 function firstDifference(a: unknown, b: unknown, key = ''): string | null {

@@ -1,10 +1,15 @@
-// Batches of latents and captions out of shards, as inputs of the micro-step: halves as they lie in the
-// files.
+// Batches out of shards, as inputs of the micro-step: latents and captions as the halves that lie in the
+// files,
+// or pictures and the words of their captions.
+import type { SourceShape } from '../data/source.ts';
+import { PictureStream } from '../data/stream/picture-stream.ts';
 import type { ColumnSpec } from '../data/stream/shard-set.ts';
-import { ShardStream, type StreamSet } from '../data/stream/stream.ts';
+import type { StreamSet } from '../data/stream/sets.ts';
+import { ShardStream } from '../data/stream/stream.ts';
 import type { Rank } from '../backend/backend.ts';
 import type { Recipe } from '../recipe/schema.ts';
 import { idPairs } from '../text/clip.ts';
+import { ROWS_PER_WORD } from '../text/words.ts';
 import type { Batch, BatchSource } from './trainer.ts';
 
 /** Pixels of a picture to one number of its latent, in the names of columns: latents_256 are 32 x 32. */
@@ -72,6 +77,60 @@ export class ShardBatches implements BatchSource<ShardBatch> {
     for (const n of batch.places.keys()) batch.places[n]! += this.origin;
     const { tokens } = batch.inputs;
     if (tokens) tokens.set(idPairs(new Uint16Array(batch.columns[1]!.buffer)));
+  }
+
+  captionAt(place: number): Promise<string> {
+    return this.stream.captionAt(place - this.origin);
+  }
+
+  close(): Promise<void> {
+    return this.stream.close();
+  }
+}
+
+interface PictureBatch extends Batch {
+  readonly inputs: { readonly x0: Float32Array; readonly words: Int32Array };
+}
+
+/** What pictures of a recipe are read as. */
+export function pictureShape({ image, text }: Recipe): SourceShape {
+  return { size: image.size, length: text.length, rows: text.vocab_buckets };
+}
+
+export class PictureBatches implements BatchSource<PictureBatch> {
+  private constructor(
+    readonly stream: PictureStream,
+    private readonly shape: SourceShape,
+    private readonly origin: number,
+  ) {}
+
+  /** `origin`: the place at which the first epoch of the sets begins. */
+  static async open(
+    recipe: Recipe,
+    sets: readonly StreamSet[],
+    origin: number,
+    rank: Rank,
+  ): Promise<PictureBatches> {
+    const shape = pictureShape(recipe);
+    const { seed, window, workers } = recipe.data;
+    const options = { seed, window, ...rank, ...(workers > 0 ? { workers } : {}) };
+    return new PictureBatches(await PictureStream.open(sets, shape, options), shape, origin);
+  }
+
+  allocate(count: number): PictureBatch {
+    const { size, length } = this.shape;
+    return {
+      inputs: {
+        x0: new Float32Array(count * 3 * size * size),
+        words: new Int32Array(count * length * ROWS_PER_WORD),
+      },
+      places: new Float64Array(count),
+    };
+  }
+
+  async fill({ inputs, places }: PictureBatch, first: number): Promise<void> {
+    await this.stream.fill(inputs, places, first - this.origin);
+    for (const n of places.keys()) places[n]! += this.origin;
   }
 
   captionAt(place: number): Promise<string> {

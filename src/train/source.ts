@@ -9,12 +9,12 @@ import type { LossData } from '../diffusion/loss-data.ts';
 import { Failure } from '../io/failure.ts';
 import type { DataSource, Recipe } from '../recipe/schema.ts';
 import { recipeOfStage, stageStarts } from '../recipe/stages.ts';
-import { ShardBatches } from './shards.ts';
+import { PictureBatches, pictureShape, ShardBatches } from './shards.ts';
 import { ALONE } from './share.ts';
 import type { TrainingData } from './trainer.ts';
 import {
   isSplit,
-  openLatentsHeldOut,
+  openShardsHeldOut,
   picturesHeldOut,
   trainingCount,
   trainingRows,
@@ -48,13 +48,13 @@ export async function openData(
     throw new Failure({ what: 'image.channels', why: `pictures have 3, not ${image.channels}`, code: 2 });
   }
   const emoji = data.source.some((s) => s.name === 'emoji') ? await embeddedEmoji() : null;
-  if (image.kind === 'latents') return openShards(recipe, rank);
+  if (data.source.some(({ name }) => name === 'mds')) return openShards(recipe, rank);
   const starts = stageStarts(recipe);
   const stages: Batches[] = [];
   const validation: (LossData | null)[] = [];
   const hashes = new Set<string>(emoji ? [emoji.hash] : []);
   for (const [index, row] of recipe.stage.entries()) {
-    const { image, text } = recipeOfStage(recipe, row);
+    const { image } = recipeOfStage(recipe, row);
     const same = firstOfSame(recipe, index);
     if (same < index && image.size === recipeOfStage(recipe, recipe.stage[index - 1]!).image.size) {
       stages.push(stages[index - 1]!);
@@ -70,7 +70,7 @@ export async function openData(
       folders.set(path, folder);
       hashes.add(folder.hash);
     }
-    const shape = { size: image.size, length: text.length, rows: text.vocab_buckets };
+    const shape = pictureShape(recipeOfStage(recipe, row));
     const files = {
       emoji: () => emoji ?? unopened('emoji'),
       folder: (path: string) => folders.get(path) ?? unopened(path),
@@ -102,10 +102,11 @@ export async function openData(
   };
 }
 
-/** Shards of latents: for each size and choice of sets a stream. */
+/** Shards of latents or pictures: for each size and choice of sets a stream. */
 async function openShards(recipe: Recipe, rank: Rank): Promise<RecipeData> {
   const starts = stageStarts(recipe);
-  const stages: ShardBatches[] = [];
+  const stages: (ShardBatches | PictureBatches)[] = [];
+  const Kind = recipe.image.kind === 'latents' ? ShardBatches : PictureBatches;
   for (const [index, row] of recipe.stage.entries()) {
     const ofStage = recipeOfStage(recipe, row);
     const same = firstOfSame(recipe, index);
@@ -118,10 +119,10 @@ async function openShards(recipe: Recipe, rank: Rank): Promise<RecipeData> {
       const { path = '', weight } = source;
       return { path, weight, count: trainingCount(recipe, source) };
     });
-    stages.push(await ShardBatches.open(ofStage, sets, starts[same]!.image, rank));
+    stages.push(await Kind.open(ofStage, sets, starts[same]!.image, rank));
   }
   const streams = [...new Set(stages)];
-  const heldOut = await openLatentsHeldOut(recipe);
+  const heldOut = await openShardsHeldOut(recipe);
   return {
     stage: (index) => stages[index]!,
     validation: (index) => heldOut.data[index]!,

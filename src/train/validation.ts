@@ -4,7 +4,7 @@ import type { Backend, Region } from '../backend/backend.ts';
 import { embeddedEmoji } from '../data/emoji/embedded.ts';
 import { heldOutBeside } from '../data/emoji/subset.ts';
 import { firstOf, tooMany } from '../data/held-out.ts';
-import { latentData, sourceData } from '../data/loss-data.ts';
+import { latentData, pictureData, sourceData } from '../data/loss-data.ts';
 import { emojiSource, type Source, selectEmoji, type SourceShape } from '../data/source.ts';
 import type { LossData } from '../diffusion/loss-data.ts';
 import { MdsIndex } from '../io/mds/index.ts';
@@ -15,6 +15,7 @@ import type { CaptionTower } from '../sample/clip-encoder.ts';
 import { lossSteps } from '../sample/loss.ts';
 import type { Network } from '../sample/network.ts';
 import { computeWeights } from '../sample/weights.ts';
+import { pictureShape } from './shards.ts';
 
 /** Noise levels, at equal shares of those that the recipe trains at (not of those of a stage). */
 const LEVELS = 8;
@@ -70,28 +71,34 @@ export function trainingCount(recipe: Recipe, row: DataSource): number | undefin
 
 const samplesOf = ({ path = '', count }: DataSource) => count ?? MdsIndex.read(path).count;
 
-/** Latents and captions for the validation loss of a stage. */
-export function latentsHeldOut(recipe: Recipe, row: DataSource, set: MdsSet): LossData {
+/** Samples of a set for the validation loss of a stage: latents, or pictures, which are decoded here. */
+export async function shardsHeldOut(recipe: Recipe, row: DataSource, set: MdsSet): Promise<LossData> {
   const { path = '' } = row;
   const all = samplesOf(row);
   const count = Math.min(all, recipe.data.validation);
-  const part = { first: row.validation ? 0 : all - count, count, tokens: recipe.text.encoder === 'clip' };
-  return latentData(set, recipe.model, `held-out ${path}`, part);
+  const part = { first: row.validation ? 0 : all - count, count };
+  const name = `held-out ${path}`;
+  if (recipe.image.kind === 'pixels') return pictureData(set, pictureShape(recipe), name, part);
+  return latentData(set, recipe.model, name, { ...part, tokens: recipe.text.encoder === 'clip' });
 }
 
 /** For each stage the data of its validation loss. */
-export async function openLatentsHeldOut(
+export async function openShardsHeldOut(
   recipe: Recipe,
 ): Promise<{ readonly data: readonly (LossData | null)[]; close(): void }> {
   const sets = new Map<string, MdsSet>();
-  const data = recipe.stage.map((stage, index) => {
+  const data: (LossData | null)[] = [];
+  for (const [index, stage] of recipe.stage.entries()) {
     const row = validationRow(recipe, index);
-    if (!row) return null;
+    if (!row) {
+      data.push(null);
+      continue;
+    }
     const { path = '' } = row;
     const set = sets.get(path) ?? MdsSet.open(path);
     sets.set(path, set);
-    return latentsHeldOut(recipeOfStage(recipe, stage), row, set);
-  });
+    data.push(await shardsHeldOut(recipeOfStage(recipe, stage), row, set));
+  }
   return { data, close: () => sets.forEach((set) => void set.close()) };
 }
 

@@ -66,7 +66,7 @@ describe('alone', () => {
     for (const name of ['set', 'caches']) rmSync(join(folder, name), { recursive: true });
   });
 
-  test('prepares pictures, decoded by Workers', () => {
+  test('prepares pictures and trains on them, decoded by Workers', () => {
     const photos = join(folder, 'photos');
     mkdirSync(photos);
     for (let i = 0; i < 9; i++) {
@@ -79,7 +79,9 @@ describe('alone', () => {
       0,
       { folder: 'set', items: 9, written: 9, samples: 9, dropped: {} },
     ]);
-    for (const name of ['set', 'photos']) rmSync(join(folder, name), { recursive: true });
+    const steps = ['--steps', '2', '--device', 'cpu'];
+    expect(run(['train', 'tiny', '--data', 'set', '-o', 'run', ...steps]).code).toBe(0);
+    for (const name of ['set', 'photos', 'run']) rmSync(join(folder, name), { recursive: true });
   });
 
   test('refuses what it does not know in one line', () => {

@@ -1,40 +1,12 @@
 // The training stream: batches of samples out of shards, by place, read by threads of the native library
 // straight into the memory that the trainer gives.
-import { availableParallelism, constants } from 'node:os';
+import { constants } from 'node:os';
 import { Gather, type GatherFault } from '../../../ffi/gather.ts';
-import { type Native, openNative } from '../../../ffi/native.ts';
-import { EXIT, Failure } from '../../io/failure.ts';
+import { Failure } from '../../io/failure.ts';
 import { osFailure } from '../../io/oserror.ts';
-import { Ahead } from './ahead.ts';
-import { type CacheSettings, ShardCache } from './cache.ts';
-import { checkCache, openFiles } from './files.ts';
-import { type Draw, StreamOrder } from './order.ts';
-import { type ColumnSpec, type OpenShard, ShardSet } from './shard-set.ts';
-
-export interface StreamSet {
-  /** A folder with an index.json, or its address: http://, https://, s3://. */
-  readonly path: string;
-  /** Share of the places relative to the other sets; given for all of them or for none (then their sizes). */
-  readonly weight?: number | undefined;
-  /** Only so many samples, the first of the set. */
-  readonly count?: number | undefined;
-}
-
-export interface StreamOptions {
-  /** Of the order: 0..2^53-1. */
-  readonly seed: number;
-  /** Processes that share the run, and which one this is. */
-  readonly ranks?: number;
-  readonly rank?: number;
-  /** Reading threads; the order does not depend on them. */
-  readonly workers?: number;
-  /** Shards of a set that are shuffled together; part of the order. */
-  readonly window?: number;
-  /** Where shards that are compressed or behind an address are kept, uncompressed. */
-  readonly cache?: CacheSettings;
-}
-
-export const STREAM = { window: 64, workers: Math.min(4, availableParallelism()) } as const;
+import type { Draw, StreamOrder } from './order.ts';
+import { type StreamOptions, type StreamSet, StreamSets } from './sets.ts';
+import type { ColumnSpec, OpenShard } from './shard-set.ts';
 
 /** How long the main thread sleeps at a time while a batch is read, before it looks after other things. */
 const WAIT_US = 500;
@@ -53,60 +25,36 @@ export class ShardStream {
   private readonly idle: Batch[] = [];
   private readonly running = new Set<Promise<void>>();
   private readonly draw: Draw = { set: 0, epoch: 0, shard: 0, sample: 0 };
-  private readonly ahead: Ahead;
 
   private constructor(
-    readonly order: StreamOrder,
-    private readonly sets: readonly ShardSet[],
+    private readonly of: StreamSets,
     private readonly columns: readonly ColumnSpec[],
-    private readonly native: Native,
-    private readonly ranks: number,
-    private readonly rank: number,
-    private readonly cache: ShardCache,
-  ) {
-    this.ahead = new Ahead(order, sets, native);
-  }
+  ) {}
 
   /**
    * Opens data sets for a model that takes `columns`. Throws a Failure for sets that are not there or
-   * damaged,
-   * and for columns that they lack or have in another size.
+   * damaged, and for columns that they lack or have in another size.
    */
   static async open(
     sets: readonly StreamSet[],
     columns: readonly ColumnSpec[],
     options: StreamOptions,
   ): Promise<ShardStream> {
-    const { seed, ranks = 1, rank = 0, workers = STREAM.workers, window = STREAM.window } = options;
-    if (!(Number.isInteger(ranks) && Number.isInteger(rank) && rank >= 0 && rank < ranks)) {
-      throw new Failure({ what: 'data', why: `there is no rank ${rank} of ${ranks}`, code: EXIT.usage });
-    }
-    if (!(Number.isInteger(window) && window >= 1)) {
-      throw new Failure({ what: 'data', why: `a window of ${window} shards`, code: EXIT.usage });
-    }
-    const cache = new ShardCache(options.cache);
-    const files = await Promise.all(sets.map(({ path }) => openFiles(path, cache, options.cache ?? {})));
-    checkCache(files, window, cache);
-    const native = await openNative();
-    const opened = files.map((of, i) => new ShardSet(of, columns, sets[i]!.count, 2 * window, native));
-    const shapes = opened.map(({ samples }, i) => ({ samples, weight: sets[i]!.weight }));
-    const order = new StreamOrder(shapes, seed, window);
-    native.startReaders(Math.max(1, workers));
-    return new ShardStream(order, opened, columns, native, ranks, rank, cache);
+    return new ShardStream(await StreamSets.open(sets, columns, options), columns);
+  }
+
+  get order(): StreamOrder {
+    return this.of.order;
   }
 
   /** Samples of all sets: so many places see each once where the sets have no weights of their own. */
   get count(): number {
-    return this.sets.reduce((sum, _, set) => sum + this.order.count(set), 0);
+    return this.of.count;
   }
 
   /** Hash of the indexes of all sets: which samples there are. */
   get hash(): string {
-    const facts = this.sets.map(({ files, samples }) => [
-      samples,
-      files.shards.map(({ raw, columns }) => [raw.basename, raw.bytes, columns.map(({ name }) => name)]),
-    ]);
-    return new Bun.SHA256().update(JSON.stringify(facts)).digest('hex');
+    return this.of.hash;
   }
 
   /** How often the set of the sample at `place` has been gone through before. */
@@ -116,8 +64,7 @@ export class ShardStream {
 
   /** The caption of the sample at `place`. */
   captionAt(place: number): Promise<string> {
-    const { set, shard, sample } = this.order.at(place, this.draw);
-    return this.sets[set]!.text(shard, sample, 'caption');
+    return this.of.text(place, () => 'caption');
   }
 
   /**
@@ -138,16 +85,14 @@ export class ShardStream {
   /** Waits for what is being read and closes the files. */
   async close(): Promise<void> {
     await Promise.allSettled(this.running);
-    this.cache.close();
-    await this.ahead.close();
-    for (const set of this.sets) set.close();
+    await this.of.close();
   }
 
   private async read(into: readonly Uint8Array[], places: Float64Array, first: number): Promise<void> {
     const count = places.length;
     const batch = this.takeBatch(count);
     for (let i = 0; i < count; i++) {
-      const place = first + this.rank + i * this.ranks;
+      const place = this.of.placeOf(first, i);
       const { set, shard, sample } = this.order.at(place, this.draw);
       places[i] = place;
       batch.sets[i] = set;
@@ -171,7 +116,7 @@ export class ShardStream {
       }
       batch.gather.start(count, into);
       try {
-        this.ahead.look(first + count * this.ranks);
+        this.of.ahead.look(first + count * this.of.ranks);
         const faults = await Promise.all(afar.map((row) => this.readAfar(batch, row, into)));
         const fault = faults.find((found) => found !== undefined);
         if (fault) throw this.refusal(batch, fault, places[fault.request]!);
@@ -181,7 +126,7 @@ export class ShardStream {
       const { fault } = batch.gather;
       if (fault) throw this.refusal(batch, fault, places[fault.request]!);
     } finally {
-      for (const [key, open] of batch.held) this.sets[Math.floor(key / SHARDS)]!.release(open);
+      for (const [key, open] of batch.held) this.of.sets[Math.floor(key / SHARDS)]!.release(open);
       batch.held.clear();
       this.idle.push(batch);
     }
@@ -197,7 +142,7 @@ export class ShardStream {
     for (let i = 0; i < count; i++) {
       const key = keyOf(batch, i);
       if (batch.held.has(key) || missing.has(key)) continue;
-      const set = this.sets[batch.sets[i]!]!;
+      const set = this.of.sets[batch.sets[i]!]!;
       const shard = batch.shards[i]!;
       const open = set.take(shard);
       if (open) batch.held.set(key, open);
@@ -207,7 +152,7 @@ export class ShardStream {
   }
 
   private readAfar(batch: Batch, row: number, into: readonly Uint8Array[]): Promise<GatherFault | undefined> {
-    const { files } = this.sets[batch.sets[row]!]!;
+    const { files } = this.of.sets[batch.sets[row]!]!;
     const info = files.shards[batch.shards[row]!]!;
     return files.ranges!.read(info, batch.samples[row]!, this.columns, into, row);
   }
@@ -218,7 +163,7 @@ export class ShardStream {
     this.idle.length = 0;
     return {
       gather: new Gather(
-        this.native,
+        this.of.native,
         count,
         this.columns.map(({ bytes }) => bytes),
       ),
@@ -239,7 +184,7 @@ export class ShardStream {
   }
 
   private refusal(batch: Batch, fault: GatherFault, place: number): unknown {
-    const { files } = this.sets[batch.sets[fault.request]!]!;
+    const { files } = this.of.sets[batch.sets[fault.request]!]!;
     const info = files.shards[batch.shards[fault.request]!]!;
     const path = batch.held.get(keyOf(batch, fault.request))?.path ?? `${files.address}/${info.raw.basename}`;
     const sample = batch.samples[fault.request]!;

@@ -4,7 +4,8 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'bun:tes
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { ShardStream, type StreamOptions } from '../../../src/data/stream/stream.ts';
+import type { StreamOptions } from '../../../src/data/stream/sets.ts';
+import { ShardStream } from '../../../src/data/stream/stream.ts';
 import { streamed, writeSet } from './stream-sets.ts';
 
 const COLUMNS = [

@@ -12,7 +12,8 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type StreamOptions, ShardStream } from '../../../src/data/stream/stream.ts';
+import type { StreamOptions } from '../../../src/data/stream/sets.ts';
+import { ShardStream } from '../../../src/data/stream/stream.ts';
 import { arraysFor, captionOf, itemsOf, streamed, writeSet } from './stream-sets.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'stream-'));
