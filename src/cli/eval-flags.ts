@@ -35,7 +35,11 @@ export const FLAGS = {
   kid: flag(bool(false, 'Also the kernel distance (KID)')),
   pr: flag(bool(false, 'Also precision and recall')),
   count: flag(
-    int(undefined, { min: 1, max: 10_000_000 }, 'Pairs (fidelity: 100), prompts or images that are taken'),
+    int(
+      undefined,
+      { min: 1, max: 10_000_000 },
+      'Pairs and scenes (fidelity: 100 each), prompts or images that are taken',
+    ),
   ),
   steps: flag(
     int(undefined, { min: 1, max: 10_000 }, 'Steps of the sampler (fidelity: 12, else as the recipe says)'),
@@ -47,6 +51,7 @@ export const FLAGS = {
   'batch-size': flag(
     int(8, { min: 1, max: 1024 }, 'Pictures made or looked at at once; changes none of them'),
   ),
+  only: flag(choice(undefined, ['emoji', 'shapes'], 'Only this of the sets that the model was trained on')),
   json: SHARED.json,
   ...COMPUTE_FLAGS,
 };
@@ -59,7 +64,7 @@ export type EvalCall = Call<typeof FLAGS>;
 /** Of every measure: its flags beside those of all, and what stands behind its name. */
 const DRAWING = ['model', 'count', 'steps', 'cfg-scale', 'cpu-bf16'] as const;
 const MEASURES: Readonly<Record<string, { readonly flags: readonly string[]; readonly sets: string }>> = {
-  fidelity: { flags: DRAWING, sets: '' },
+  fidelity: { flags: [...DRAWING, 'only'], sets: '' },
   fid: {
     flags: [
       ...DRAWING.slice(1),

@@ -29,7 +29,7 @@ export const COLOURS = {
 export const RELATIONS = ['alone', 'left of', 'right of', 'above', 'below', 'inside'] as const;
 
 export const COLOUR_NAMES = Object.keys(COLOURS) as (keyof typeof COLOURS)[];
-const COLOUR_VALUES = COLOUR_NAMES.map((name) => COLOURS[name]);
+export const COLOUR_VALUES = COLOUR_NAMES.map((name) => COLOURS[name]);
 /** Shapes that have room inside, by index: circle, square, diamond, hexagon. */
 const OUTER = [0, 1, 3, 7];
 
@@ -138,7 +138,6 @@ function drawShape(
   offset: number,
 ): void {
   const value = COLOUR_VALUES[colour]!;
-  const distance = DISTANCES[shape]!;
   const plane = size * size;
   const reach = radius * size + 1; // no shape goes further from its middle than its radius
   const left = Math.max(0, Math.floor(x * size - reach));
@@ -147,9 +146,7 @@ function drawShape(
   const bottom = Math.min(size, Math.ceil(y * size + reach));
   for (let row = top; row < bottom; row++) {
     for (let column = left; column < right; column++) {
-      const px = ((column + 0.5) / size - x) / radius;
-      const py = ((row + 0.5) / size - y) / radius;
-      const cover = Math.min(1, Math.max(0, 0.5 - distance(px, py) * radius * size));
+      const cover = coverOf(shape, (column + 0.5) / size - x, (row + 0.5) / size - y, radius, size);
       if (cover === 0) continue;
       const at = offset + row * size + column;
       for (let c = 0; c < 3; c++) {
@@ -158,6 +155,16 @@ function drawShape(
       }
     }
   }
+}
+
+/**
+ * How much of a pixel, whose middle lies (dx, dy) from that of a shape, the shape covers. `scale`: pixels
+ * in 1;
+ * fewer make softer edges.
+ */
+export function coverOf(shape: number, dx: number, dy: number, radius: number, scale: number): number {
+  const distance = DISTANCES[shape]!(dx / radius, dy / radius);
+  return Math.min(1, Math.max(0, 0.5 - distance * radius * scale));
 }
 
 const SIN60 = Math.sqrt(3) / 2;

@@ -36,6 +36,11 @@ export interface Fidelity extends Share {
 /** Draws the pairs, always the same ones. */
 const DRAW_SEED = 0;
 
+/** Whether a recipe trains on emoji. */
+export function learnsEmoji(recipe: Recipe): boolean {
+  return recipe.data.source.some(({ name, weight }) => name === 'emoji' && weight !== 0);
+}
+
 /** Pairs (indices in the set) that a recipe trains on; of the quick-start list where it takes all emoji. */
 export function trainedPairs(set: EmojiSet, recipe: Recipe): number[] {
   const sources = recipe.data.source.filter(({ name, weight }) => name === 'emoji' && weight !== 0);

@@ -44,13 +44,27 @@ test('--json: the share for learnt and for held-out pairs, and the settings', ()
   expect(result.top1).toBeLessThan(0.5);
 });
 
-test('without --json two lines', () => {
+test('without --json a line for each set, and what the pictures were made with', () => {
   const { out } = evaluate(emoji, '--count', '4');
-  expect(out).toMatch(/^learnt pairs {4}top1 \d\.\d\d of 4\nheld-out pairs {2}top1 \d\.\d\d of \d+\n$/);
+  expect(out).toMatch(
+    /^learnt pairs {4}top1 \d\.\d\d of 4\nheld-out pairs {2}top1 \d\.\d\d of \d+\nmodel +.*1 steps.*\n$/,
+  );
+});
+
+test('drawn shapes: exact labels', () => {
+  const both = `${emoji}[[data.source]]\nname = "shapes"`;
+  const { out } = evaluate(both, '--count', '2', '--only', 'shapes', '--json');
+  const { shapes, top1, count } = JSON.parse(out);
+  expect(top1).toBeUndefined();
+  expect(count).toBe(2);
+  expect(Object.keys(shapes)).toEqual(['colour', 'shape', 'relation', 'all', 'count']);
+  expect(shapes.all).toBe(0);
+  const page = evaluate('name = "shapes"\n', '--count', '1').out;
+  expect(page).toMatch(/^drawn shapes {4}colour \d.*, shape .*, relation .*, all 0\.00 of 1\nmodel /);
 });
 
 test('a model of other things is refused', () => {
-  const { code, err } = evaluate('name = "shapes"\n');
+  const { code, err } = evaluate('name = "shapes"\n', '--only', 'emoji');
   expect(code).toBe(1);
   expect(err).toContain('fidelity: the model was not trained on emoji. Use a model whose recipe has');
 });
