@@ -20,10 +20,12 @@ export function reportLines(report: Report, folder: string): string[] {
     ['shorter edge', histograms?.shorter_edge],
     ['characters', histograms?.caption_characters],
   ] as const;
+  const { enlarged } = report;
   return [
     `${written} of ${items} pictures are in ${folder}, ${samples} samples`,
     [spread('width', width), spread('height', height), spread('characters of a caption', words)].join(', '),
     ...bars.flatMap(([name, known]) => (known ? [`  ${name.padEnd(16)}${barsOf(known)}`] : [])),
+    ...(enlarged > 0 ? [`${enlarged} were enlarged: --min-size leaves out what is smaller than --size`] : []),
     ...(left.length > 0
       ? [`left out: ${left.join(', ')}; each is named in ${join(folder, 'dropped.jsonl')}`]
       : []),

@@ -14,7 +14,7 @@ import { decodersOf } from '../prepare/decoders.ts';
 import { CAPTION_MODES, CLEAN_MODES } from '../prepare/item.ts';
 import type { Tally } from '../prepare/report.ts';
 import { prepareSet } from '../prepare/run.ts';
-import { itemsOf } from '../prepare/sources.ts';
+import { countItems, itemsOf } from '../prepare/sources.ts';
 import { bool, choice, int, LARGEST, text } from '../recipe/field.ts';
 import { latentDecoder, openAutoencoder, openTextTower } from '../sample/published.ts';
 import { pulledPart } from '../sample/pulled.ts';
@@ -52,9 +52,12 @@ const FLAGS = {
   'image-column': flag(text(undefined, 'Column of a table or set with the pictures (default: usual names)'), {
     hint: 'NAME',
   }),
-  'caption-column': flag(text(undefined, 'Column with the captions (default: usual names)'), {
-    hint: 'NAME',
-  }),
+  'caption-column': flag(
+    text(undefined, 'Column, or key of JSON beside a picture, with the captions (default: usual names)'),
+    {
+      hint: 'NAME',
+    },
+  ),
   'min-size': flag(int(0, { min: 0, unit: 'pixels' }, 'Leaves out pictures whose shorter edge has less')),
   exif: flag(bool(false, "Turns pictures as EXIF says; the reference's pipeline does not")),
   'keep-duplicates': flag(bool(false, 'Keeps pictures whose bytes came before')),
@@ -123,6 +126,7 @@ async function run(call: PrepareCall): Promise<number> {
   const { seed, exif, clean, captions } = values;
   const settings = {
     ...{ sizes, minSize: values['min-size'], exif, captions, clean, seed },
+    captionKey: values['caption-column'],
     ...{ allowUrls: values['allow-urls'], urlBytes: 2 ** 26, urlSeconds: 30 },
   };
   const batch = values['batch-size'] || undefined;
@@ -138,6 +142,8 @@ async function run(call: PrepareCall): Promise<number> {
   const hashes = values.hashes === 'none' ? [] : values.hashes.split(',');
   const decoders = decodersOf(values.workers || availableParallelism(), settings);
   const begin = performance.now();
+  const all = await countItems(args);
+  const total = all === undefined ? {} : { total: Math.ceil((all - part.index) / part.count) };
   let before = -1;
   const { report, finished } = await prepareSet({
     ...{ sources: args, folder, decoders, part, hashes, interrupt, ...columns },
@@ -147,6 +153,7 @@ async function run(call: PrepareCall): Promise<number> {
       ...(backend && backend.name !== 'cpu' ? { 'batch-size': values['batch-size'] } : {}),
     },
     keepDuplicates: values['keep-duplicates'],
+    largest: Math.max(...sizes),
     compression: values.compression ?? null,
     shardBytes: values['shard-size'] * 2 ** 20,
     pictures: picturesBy,
@@ -154,7 +161,7 @@ async function run(call: PrepareCall): Promise<number> {
     onItem(done, tally: Tally) {
       if (before < 0) before = done - 1;
       const rate = (done - before) / ((performance.now() - begin) / 1000);
-      progress.update({ unit: 'picture', done, rate, note: `${tally.left} left out` });
+      progress.update({ unit: 'picture', done, ...total, rate, note: `${tally.left} left out` });
     },
   });
   decoders.free();
@@ -192,7 +199,7 @@ function fingerprintOf({ args, values }: PrepareCall): Record<string, unknown> {
   const keys = [
     ...(['size', 'vae', 'posterior', 'clip', 'captions-as', 'captions', 'clean', 'image-column'] as const),
     ...(['caption-column', 'min-size', 'exif', 'keep-duplicates', 'shard', 'compression', 'hashes'] as const),
-    ...(['shard-size', 'seed'] as const),
+    ...(['shard-size', 'seed', 'allow-urls'] as const),
   ];
   return { version, sources: args, ...Object.fromEntries(keys.map((key) => [key, values[key] ?? null])) };
 }
@@ -200,10 +207,12 @@ function fingerprintOf({ args, values }: PrepareCall): Record<string, unknown> {
 async function dryRun(args: readonly string[], columns: Parameters<typeof itemsOf>[1]): Promise<number> {
   let items = 0;
   let without = 0;
+  let addresses = 0;
   for await (const { image } of itemsOf(args, columns)) {
     items += 1;
     if ('none' in image) without += 1;
+    if ('url' in image) addresses += 1;
   }
-  stdout.line(encodeRecord({ sources: args, items, without_picture: without }));
+  stdout.line(encodeRecord({ sources: args, items, without_picture: without, behind_addresses: addresses }));
   return 0;
 }

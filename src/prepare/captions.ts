@@ -40,15 +40,23 @@ const MAX_FILE_BYTES = 2 ** 24;
 /** Longest caption that is cleaned up, which takes up to the square of its length; 77 tokens count at all. */
 export const MAX_CLEANED = 2 ** 13;
 
-/** The captions of files beside a picture. Throws where one cannot be read, is too large or broken JSON. */
-export function captionsOfFiles(paths: readonly string[]): string[] {
-  return paths.flatMap((path) => {
-    using source = Source.open(path); // refuses pipes, which would be waited for
-    if (source.size > MAX_FILE_BYTES) throw new Error(`${source.size} bytes are more than ${MAX_FILE_BYTES}`);
-    const bytes = new Uint8Array(source.size);
-    source.fill(bytes, 0);
-    return captionsOfBytes(extname(path).toLowerCase(), bytes);
-  });
+/**
+ * The captions of files beside a picture: under `key` of the JSON where it has that, else of all of them.
+ * Throws where one cannot be read, is too large or broken JSON.
+ */
+export function captionsOfFiles(paths: readonly string[], key?: string): string[] {
+  const isJson = (path: string) => extname(path).toLowerCase() === '.json';
+  const asked = key === undefined ? [] : paths.filter(isJson).flatMap((path) => captionsOfFile(path, key));
+  if (asked.length > 0) return asked;
+  return paths.filter((path) => key === undefined || !isJson(path)).flatMap((path) => captionsOfFile(path));
+}
+
+function captionsOfFile(path: string, key?: string): string[] {
+  using source = Source.open(path); // refuses pipes, which would be waited for
+  if (source.size > MAX_FILE_BYTES) throw new Error(`${source.size} bytes are more than ${MAX_FILE_BYTES}`);
+  const bytes = new Uint8Array(source.size);
+  source.fill(bytes, 0);
+  return captionsOfBytes(extname(path).toLowerCase(), bytes, key);
 }
 
 /**

@@ -1,6 +1,5 @@
 // What a column of a set holds, in numbers: sizes, ranges, values that are no numbers, lengths of captions.
-// Fed
-// with one value after another; memory does not grow with them.
+// Fed with one value after another; memory does not grow with them.
 
 import { isKind } from '../io/mds/encodings.ts';
 import type { MdsColumn } from '../io/mds/index.ts';
@@ -145,7 +144,7 @@ export class ColumnCounter {
       bump(this.shapes, `${value.dtype} [${value.shape.join(', ')}]`);
       this.addNumbers(value.dtype, numbersOf(value.bytes, value.dtype));
     } else if (isKind(value, 'pixels')) bump(this.kinds, `${value.mode} ${value.width} x ${value.height}`);
-    else if (isKind(value, 'image')) bump(this.kinds, value.format);
+    else if (isKind(value, 'image')) bump(this.kinds, `${value.format}${sideOfPng(value.bytes)}`);
   }
 
   stats(): ColumnStats {
@@ -197,6 +196,13 @@ export class ColumnCounter {
     this.type = this.type === '' || this.type === type ? type : 'several types';
     this.moments.add(values);
   }
+}
+
+/** ` 32 x 32` for a PNG, whose header says it at a fixed place; '' for others. */
+function sideOfPng(bytes: Uint8Array): string {
+  const isPng = bytes[0] === 0x89 && bytes.length >= 24;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  return isPng ? ` ${view.getUint32(16)} x ${view.getUint32(20)}` : '';
 }
 
 function bump(map: Map<string, number>, key: string): void {

@@ -77,6 +77,8 @@ export interface ItemSettings {
   readonly exif: boolean;
   readonly captions: CaptionMode;
   readonly clean: CleanMode;
+  /** In JSON beside a picture; the usual names where it is left out. */
+  readonly captionKey?: string | undefined;
   readonly seed: number;
   readonly allowUrls: boolean;
   /** Of a download: bytes at most, and seconds for one try. */

@@ -49,10 +49,11 @@ async function prepared(item: Item, settings: ItemSettings): Promise<Prepared> {
   return { hash, format: picture.format, bytes: bytes.length, width, height, squares, captions };
 }
 
-function captionsOf({ captions, place }: Item, { captions: mode, clean, seed }: ItemSettings): string[] {
+function captionsOf({ captions, place }: Item, settings: ItemSettings): string[] {
+  const { captions: mode, clean, seed, captionKey } = settings;
   let texts: readonly string[];
   try {
-    texts = 'texts' in captions ? captions.texts : captionsOfFiles(captions.files);
+    texts = 'texts' in captions ? captions.texts : captionsOfFiles(captions.files, captionKey);
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
     throw drop('no caption', `the file with it cannot be read: ${why}`);

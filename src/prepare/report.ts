@@ -8,6 +8,8 @@ export interface Report {
   /** Items in the set, and their samples: more where every caption makes one. */
   readonly written: number;
   readonly samples: number;
+  /** Items in the set whose shorter edge is less than the largest size: they were enlarged. */
+  readonly enlarged: number;
   /** Number of items by the reason for which they were left out. */
   readonly dropped: Readonly<Record<string, number>>;
   readonly formats: Readonly<Record<string, number>>;
@@ -48,6 +50,7 @@ export class Tally {
   items = 0;
   written = 0;
   samples = 0;
+  private enlarged = 0;
   private readonly dropped: Record<string, number> = {};
   private readonly formats: Record<string, number> = {};
   /** Name of the first item with each hash. */
@@ -64,6 +67,9 @@ export class Tally {
     caption_characters: new Bins(EDGES.caption_characters),
   };
 
+  /** `largest`: side of the largest square that is made of a picture. */
+  constructor(private readonly largest: number) {}
+
   /** A note as the journal holds it. */
   add(note: JsonRecord): void {
     this.items += 1;
@@ -75,6 +81,7 @@ export class Tally {
     if (typeof width !== 'number' || typeof height !== 'number' || !Array.isArray(captions)) return;
     this.written += 1;
     this.samples += captions.length;
+    if (Math.min(width, height) < this.largest) this.enlarged += 1;
     this.formats[String(format)] = (this.formats[String(format)] ?? 0) + 1;
     if (!this.holders.has(String(hash))) this.holders.set(String(hash), String(name));
     this.ranges.width.add(width);
@@ -101,7 +108,7 @@ export class Tally {
     const { width, height, aspect, caption } = this.ranges;
     const { aspect_ratio, shorter_edge, caption_characters } = this.bins;
     return {
-      ...{ items: this.items, written: this.written, samples: this.samples },
+      ...{ items: this.items, written: this.written, samples: this.samples, enlarged: this.enlarged },
       ...{ dropped: this.dropped, formats: this.formats },
       ...{ width: width.spread, height: height.spread },
       ...{ aspect_ratio: aspect.spread, caption_characters: caption.spread },

@@ -6,7 +6,7 @@ import { makeFolder, requireFreeBytes, writeWholeFile } from '../io/atomic.ts';
 import { EXIT, Failure } from '../io/failure.ts';
 import { encodeRecord, type JsonRecord, MetricsLog, readRecords } from '../io/jsonl.ts';
 import { INDEX_NAME } from '../io/mds/index.ts';
-import { MdsWriter } from '../io/mds/writer.ts';
+import { JOURNAL_NAME, MdsWriter } from '../io/mds/writer.ts';
 import type { MdsSample } from '../io/mds/values.ts';
 import type { Decoders } from './decoders.ts';
 import { type CaptionColumns, type Filled, NotFinite, type PictureColumns } from './encoders.ts';
@@ -20,6 +20,8 @@ export interface PrepareOptions extends SourceOptions {
   /** Everything that decides what is written, as JSON: a folder begun with other options is refused. */
   readonly fingerprint: JsonRecord;
   readonly keepDuplicates: boolean;
+  /** Side of the largest square that is made of a picture. */
+  readonly largest: number;
   /** This machine's part: items whose place leaves `index` when divided by `count`. */
   readonly part: { readonly index: number; readonly count: number };
   readonly compression: string | null;
@@ -57,7 +59,7 @@ export async function prepareSet(options: PrepareOptions): Promise<{ report: Rep
   using writer = MdsWriter.open(folder, columns, { compression, hashes, sizeLimit, resume: true });
   const from = markOf(writer.kept.mark);
   using notes = MetricsLog.open(join(folder, NOTES), from.place);
-  const tally = new Tally();
+  const tally = new Tally(options.largest);
   let noted = -1;
   for (const note of readRecords(join(folder, NOTES))) {
     tally.add(note);
@@ -102,7 +104,9 @@ export async function prepareSet(options: PrepareOptions): Promise<{ report: Rep
     return { report: tally.report(), finished: false };
   }
   if (tally.written === 0) {
-    const why = `none of ${tally.items} items can be used`;
+    notes.sync();
+    const [first] = readRecords(join(folder, NOTES));
+    const why = `none of ${tally.items} items can be used (${first ? `${first.name}: ${first.why}` : 'empty'})`;
     throw new Failure({ what: options.sources.join(', '), why, fix: `See ${join(folder, NOTES)}` });
   }
   notes.sync();
@@ -249,6 +253,12 @@ function checkOptions({ folder, fingerprint }: PrepareOptions): void {
       fix: 'Choose another -o',
       code: EXIT.usage,
     });
+  }
+  const journal = join(folder, JOURNAL_NAME);
+  const shards = existsSync(journal) ? readRecords(journal).filter(({ step }) => Number(step) >= 0) : [];
+  if (shards.length === 0 && !existsSync(join(folder, INDEX_NAME))) {
+    rmSync(journal, { force: true }); // nothing is written yet: other options may be used
+    return;
   }
   const before: JsonRecord = JSON.parse(readFileSync(path, 'utf8'));
   const keys = new Set([...Object.keys(before), ...Object.keys(fingerprint)]);

@@ -8,7 +8,7 @@ import { type Row, readCsv } from '../io/csv.ts';
 import { EXIT, Failure } from '../io/failure.ts';
 import { decodeRecord } from '../io/jsonl.ts';
 import { readLines } from '../io/lines.ts';
-import { INDEX_NAME } from '../io/mds/index.ts';
+import { INDEX_NAME, MdsIndex } from '../io/mds/index.ts';
 import { rgbOfPixels } from '../io/mds/pixels.ts';
 import { MdsSet } from '../io/mds/set.ts';
 import type { MdsValue } from '../io/mds/values.ts';
@@ -42,6 +42,33 @@ export async function* itemsOf(paths: readonly string[], options: SourceOptions)
     for await (const found of itemsIn(path, options)) yield { ...found, place: place++ };
 }
 
+/** How many items the sources have, where that is told without reading all of them. */
+export async function countItems(paths: readonly string[]): Promise<number | undefined> {
+  let count = 0;
+  for (const path of paths) {
+    const found = await countIn(path);
+    if (found === undefined) return undefined;
+    count += found;
+  }
+  return count;
+}
+
+async function countIn(path: string): Promise<number | undefined> {
+  if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) {
+    if (existsSync(join(path, INDEX_NAME))) return MdsIndex.read(path).count;
+    let count = 0;
+    for (const file of filesBelow(path)) {
+      const ending = extname(file).toLowerCase();
+      if (ending === '.tar') return undefined;
+      if (IMAGE_ENDINGS.includes(ending)) count += 1;
+    }
+    return count;
+  }
+  if (!isParquet(headOf(path))) return undefined;
+  using file = await ParquetFile.open(path);
+  return file.rowCount;
+}
+
 function itemsIn(path: string, options: SourceOptions): AsyncGenerator<Found> | Generator<Found> {
   let isFolder: boolean;
   try {
@@ -49,11 +76,12 @@ function itemsIn(path: string, options: SourceOptions): AsyncGenerator<Found> | 
   } catch (error) {
     throw osFailure(error, path, 'read');
   }
-  if (isFolder) return existsSync(join(path, INDEX_NAME)) ? fromShards(path, options) : fromFolder(path);
+  if (isFolder)
+    return existsSync(join(path, INDEX_NAME)) ? fromShards(path, options) : fromFolder(path, options);
   const head = headOf(path);
   if (isParquet(head)) return fromParquet(path, options);
   const name = path.toLowerCase();
-  if (isTar(head, name)) return fromTar(path);
+  if (isTar(head, name)) return fromTar(path, options);
   if (/\.(jsonl|ndjson)$/.test(name)) return fromJsonLines(path, options);
   if (/\.(csv|tsv)$/.test(name)) return fromTable(path, name.endsWith('.tsv') ? '\t' : ',', options);
   throw new Failure({
@@ -95,10 +123,10 @@ function* filesBelow(folder: string): Generator<string> {
   }
 }
 
-async function* fromFolder(folder: string): AsyncGenerator<Found> {
+async function* fromFolder(folder: string, options: SourceOptions): AsyncGenerator<Found> {
   for (const path of filesBelow(folder)) {
     const ending = extname(path).toLowerCase();
-    if (ending === '.tar') yield* fromTar(path);
+    if (ending === '.tar') yield* fromTar(path, options);
     if (!IMAGE_ENDINGS.includes(ending)) continue;
     const stem = path.slice(0, path.length - ending.length);
     const files = CAPTION_ENDINGS.map((end) => stem + end).filter((file) => existsSync(file));
@@ -107,7 +135,7 @@ async function* fromFolder(folder: string): AsyncGenerator<Found> {
   }
 }
 
-async function* fromTar(path: string): AsyncGenerator<Found> {
+async function* fromTar(path: string, { captionColumn }: SourceOptions): AsyncGenerator<Found> {
   for await (const { key, parts, refused } of webSamples(readTar(path))) {
     const name = `${path}:${key}`;
     const part = IMAGE_ENDINGS.map((end) => parts.get(end.slice(1))).find((bytes) => bytes !== undefined);
@@ -117,21 +145,24 @@ async function* fromTar(path: string): AsyncGenerator<Found> {
       : fault
         ? none('damaged', fault.why)
         : none('no picture', `has ${[...parts.keys()].join(', ') || 'nothing'}`);
-    yield { name, image, captions: { texts: captionsOfParts(parts) } };
+    yield { name, image, captions: { texts: captionsOfParts(parts, captionColumn) } };
   }
 }
 
-function captionsOfParts(parts: ReadonlyMap<string, Uint8Array>): string[] {
-  for (const end of CAPTION_ENDINGS) {
-    const bytes = parts.get(end.slice(1));
-    if (!bytes) continue;
-    try {
-      return captionsOfBytes(end, bytes);
-    } catch {
-      return []; // broken JSON is no caption, and is said to be
-    }
+function captionsOfParts(parts: ReadonlyMap<string, Uint8Array>, key: string | undefined): string[] {
+  const asked = key === undefined ? [] : captionsOfPart(parts, '.json', key);
+  if (asked.length > 0) return asked;
+  const ending = CAPTION_ENDINGS.find((end) => parts.has(end.slice(1)) && !(key && end === '.json'));
+  return ending === undefined ? [] : captionsOfPart(parts, ending);
+}
+
+/** Broken JSON is no caption, and is said to be. */
+function captionsOfPart(parts: ReadonlyMap<string, Uint8Array>, ending: string, key?: string): string[] {
+  try {
+    return captionsOfBytes(ending, parts.get(ending.slice(1)) ?? new Uint8Array(), key);
+  } catch {
+    return [];
   }
-  return [];
 }
 
 const none = (reason: Dropped['reason'], why: string): ImageRef => ({ none: { reason, why } });
@@ -165,6 +196,9 @@ function imageOf(value: unknown, folder: string): ImageRef {
   const data = /^data:[^,]*;base64,/.exec(value);
   if (data) return { bytes: Buffer.from(value.slice(data[0].length), 'base64') };
   if (/^https?:\/\//.test(value)) return { url: value };
+  const [scheme] = /^[a-z][a-z0-9+.-]*(?=:\/\/)/i.exec(value) ?? [];
+  if (scheme !== undefined)
+    return none('download', `addresses of ${scheme} are not read, only http and https`);
   if (value.length > 1024 && /^[A-Za-z0-9+/\s]+=*$/.test(value.trimEnd()))
     return { bytes: Buffer.from(value, 'base64') };
   return { path: resolve(folder, value) };

@@ -59,6 +59,7 @@ test('a folder: order, captions, and every picture that is left out by name', as
   ]);
   expect(err).toContain(`${WRITTEN} of ${COUNT} pictures are in set`);
   expect(err).toContain('\n  width / height  0.5 ');
+  expect(err).not.toContain('were enlarged');
   const { histograms } = JSON.parse(place.read('set', 'report.json'));
   expect(histograms.shorter_edge.edges.slice(0, 3)).toEqual([0, 16, 32]);
   // Edges of 16 to 32 pixels: the last bin is that of both edges 32.
@@ -162,6 +163,49 @@ describe('sources', () => {
       expect((await prepare('many.jsonl', '-o', `many-${mode}`, '--captions', mode, ...SMALL)).code).toBe(0);
       expect(captions(`many-${mode}`)).toEqual([...want]);
     }
+  });
+
+  test('of a folder --caption-column is a key of the JSON beside a picture', async () => {
+    mkdirSync(place.at('keys'));
+    for (const i of [1, 2]) {
+      cpSync(place.at('photos', `${nameOf(i)}.png`), place.at('keys', `${i}.png`));
+      writeFileSync(place.at('keys', `${i}.txt`), `text ${i}`);
+    }
+    writeFileSync(place.at('keys/1.json'), JSON.stringify({ caption: 'usual', long: 'asked for' }));
+    const made = await prepare('keys', '-o', 'of-keys', '--caption-column', 'long', '--size', '64');
+    expect(captions('of-keys')).toEqual(['asked for', 'text 2']);
+    expect(made.err).toContain('2 were enlarged');
+    expect(made.err).toContain('picture 2/2');
+  });
+
+  test('addresses: 404, what comes at the second try, other schemes, and none without --allow-urls', async () => {
+    const png = picture(1);
+    let asked = 0;
+    using server = Bun.serve({
+      port: 0,
+      hostname: '127.0.0.1',
+      fetch(request) {
+        const { pathname } = new URL(request.url);
+        if (pathname === '/404.png') return new Response('gone', { status: 404 });
+        return asked++ === 0 ? new Response('later', { status: 503 }) : new Response(png);
+      },
+    });
+    const images = [`${server.url}404.png`, 'ftp://host/a.png', `${server.url}good.png`];
+    write(
+      'urls.jsonl',
+      images.map((url) => JSON.stringify({ url, caption: 'far' })),
+    );
+    const none = await prepare('urls.jsonl', '-o', 'far', ...SMALL);
+    expect([none.code, none.err]).toEqual([1, expect.stringContaining('--allow-urls is not given')]);
+    // Nothing was written: the folder can be begun with other options.
+    const { record } = await prepare('urls.jsonl', '-o', 'far', '--allow-urls', ...SMALL);
+    expect(record).toMatchObject({ items: 3, written: 1, dropped: { download: 2 } });
+    const whys = place.read('far', 'dropped.jsonl').trim().split('\n');
+    expect(whys.map((line) => JSON.parse(line).why)).toEqual([
+      'the server says 404',
+      'addresses of ftp are not read, only http and https',
+    ]);
+    expect(asked).toBe(2);
   });
 
   test('what is no source, has no column, or gives nothing', async () => {
