@@ -106,7 +106,8 @@ export async function prepareSet(options: PrepareOptions): Promise<{ report: Rep
   if (tally.written === 0) {
     notes.sync();
     const [first] = readRecords(join(folder, NOTES));
-    const why = `none of ${tally.items} items can be used (${first ? `${first.name}: ${first.why}` : 'empty'})`;
+    const example = first ? ` (${first.name}: ${first.why})` : '';
+    const why = `none of ${tally.items} items can be used${example}`;
     throw new Failure({ what: options.sources.join(', '), why, fix: `See ${join(folder, NOTES)}` });
   }
   notes.sync();

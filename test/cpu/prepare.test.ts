@@ -178,7 +178,7 @@ describe('sources', () => {
     expect(made.err).toContain('picture 2/2');
   });
 
-  test('addresses: 404, what comes at the second try, other schemes, and none without --allow-urls', async () => {
+  test('addresses: 404, a second try, other schemes, none without --allow-urls', async () => {
     const png = picture(1);
     let asked = 0;
     using server = Bun.serve({
