@@ -63,7 +63,7 @@ quickstart: dist/microdiff ## train a small model on the embedded images, about 
 gpu-check: $(NATIVE) $(EMBEDDED) $(GPU_CHECK) ## check this build on the GPU of this machine
 	sh test/gpu/check.sh $(GPU_CHECK_STEPS)
 
-gpu-pack: $(addprefix $(GPU_PACK)/,bun.xz app.tar.xz goldens.tar.xz) ## pack what a GPU box needs for gpu-check
+gpu-pack: $(addprefix $(GPU_PACK)/,bun.xz app.tar.xz goldens.tar.xz) ## pack what a GPU box needs for it
 	cp test/gpu/check.sh $(GPU_PACK)/
 	cat $(GPU_PACK)/*.xz | sha256sum | cut -c1-16 > $(GPU_PACK)/version
 	sh test/gpu/pack-size.sh $(GPU_PACK)
