@@ -1,6 +1,9 @@
 // eval fid: how far the features of one set of images are from those of another.
+import { existsSync } from 'node:fs';
 import { openLapack } from '../../ffi/lapack.ts';
-import { compareSides, type FidResult, type Side } from '../eval/fid.ts';
+import { sha256Of } from '../eval/extractors.ts';
+import { checkOrigins, compareSides, type FidResult, type Side } from '../eval/fid.ts';
+import { filesOf, openImageSet } from '../eval/image-sets.ts';
 import { readPromptList } from '../eval/prompt-lists.ts';
 import { drawMissing } from '../eval/sampled-folder.ts';
 import { encodeRecord } from '../io/jsonl.ts';
@@ -10,7 +13,7 @@ import { factsOf, openModel } from '../sample/open-model.ts';
 import { freeWeights } from '../sample/weights.ts';
 import { openDevice } from './device.ts';
 import type { EvalCall } from './eval-flags.ts';
-import { kindOf, Measuring } from './eval-sets.ts';
+import { type Kind, kindOf, Measuring } from './eval-sets.ts';
 import { usage } from './flags.ts';
 import { watchSignals } from './interrupt.ts';
 import { stdout } from './stdout.ts';
@@ -18,35 +21,37 @@ import { stdout } from './stdout.ts';
 /** As torch-fidelity has it. */
 const KID = { subsets: 100, size: 1000 };
 
+/** What a model is drawn with; useless without one. */
+const OF_MODELS = ['prompts', 'column', 'count', 'steps', 'cfg-scale', 'vae', 'output', 'cpu-bf16'] as const;
+
 export async function evalFid(call: EvalCall): Promise<number> {
   const { values, log, args } = call;
   const words = args.slice(1);
   const kinds = words.map(kindOf);
-  if (kinds.every((kind) => kind === 'model')) {
-    throw usage('eval fid', 'compares a model with images, not with another model', 'Give images as B');
-  }
-  const drawing = kinds.indexOf('model');
-  if (drawing >= 0 && (values.prompts === undefined || values.output === undefined)) {
-    const fix = 'Write --prompts captions.json -o drawn/: the pictures stay there, and a second run goes on';
-    throw usage(words[drawing]!, 'is a model: it needs prompts and a folder for its pictures', fix);
-  }
-  if (drawing < 0 && values.prompts !== undefined) {
-    throw usage('--prompts', 'there is no model to draw them', 'Name a model as A');
-  }
+  checkKinds(call, words, kinds);
   const begin = performance.now();
   using measuring = new Measuring(call, openLapack, values.kid || values.pr);
+  // What is wrong with either set comes to light before hours go into the other.
+  const statistics = new Map<number, Side>();
+  for (const [i, word] of words.entries()) {
+    if (kinds[i] === 'statistics') statistics.set(i, await measuring.side(word, kinds[i]));
+    if (kinds[i] === 'images') openImageSet(word);
+  }
+  if (statistics.size < 2) {
+    const { extractor, origin } = await measuring.extractor();
+    for (const side of statistics.values()) {
+      checkOrigins(side, { name: 'the network of the images', gaussian: extractor, origin });
+    }
+  }
   const sides: Side[] = [];
   let prompts: string | null = null;
   for (const [i, word] of words.entries()) {
-    const kind = kinds[i]!;
-    if (kind !== 'model') {
-      sides.push(await measuring.side(word, kind));
-      continue;
-    }
-    const drawn = await draw(call, word);
-    if (typeof drawn === 'number') return drawn;
-    prompts = drawn.chosen;
-    sides.push(await measuring.side(drawn.folder, 'images', word));
+    if (kinds[i] === 'model') {
+      const drawn = await draw(call, word);
+      if (typeof drawn === 'number') return drawn;
+      prompts = drawn.chosen;
+      sides.push(await measuring.measure(word, filesOf(values.output!, drawn.files)));
+    } else sides.push(statistics.get(i) ?? (await measuring.side(word, 'images')));
   }
   const [a, b] = sides as [Side, Side];
   const result = compareSides(await openLapack(), a, b, {
@@ -62,8 +67,41 @@ export async function evalFid(call: EvalCall): Promise<number> {
   return 0;
 }
 
+/** Refuses what the command line alone shows to be wrong. */
+function checkKinds({ values, given }: EvalCall, words: readonly string[], kinds: readonly Kind[]): void {
+  if (kinds.every((kind) => kind === 'model')) {
+    throw usage('eval fid', 'compares a model with images, not with another model', 'Give images as B');
+  }
+  const drawing = kinds.indexOf('model');
+  if (drawing >= 0 && (values.prompts === undefined || values.output === undefined)) {
+    const fix = 'Write --prompts captions.json -o drawn/: the pictures stay there, and a second run goes on';
+    throw usage(words[drawing]!, 'is a model: it needs prompts and a folder for its pictures', fix);
+  }
+  const idle = OF_MODELS.find((flag) => given.has(flag));
+  if (drawing < 0 && idle) {
+    const absent = words.find((word) => !existsSync(word));
+    if (absent) throw usage(absent, 'is no file, no folder and no known model', 'Check the name');
+    throw usage(`--${idle}`, 'is for a model that draws, and there is none', 'Name a model as A');
+  }
+  const network = ['weights', 'features', 'clip'].find((flag) => given.has(flag));
+  if (network && kinds.every((kind) => kind === 'statistics')) {
+    throw usage(`--${network}`, 'chooses a network for images, both sets are statistics', 'Leave it out');
+  }
+  if (given.has('clip') && values.features !== 'clip' && drawing < 0) {
+    throw usage('--clip', 'is for --features clip or a model that draws', 'Write --features clip as well');
+  }
+  const saved = kinds.indexOf('statistics');
+  if (saved >= 0 && (values.kid || values.pr)) {
+    const why = 'holds statistics; KID, precision and recall need the features of every image';
+    throw usage(words[saved]!, why, 'Give the images themselves');
+  }
+}
+
 /** Draws a model's pictures; an exit code where a signal came first. */
-async function draw(call: EvalCall, word: string): Promise<{ folder: string; chosen: string } | number> {
+async function draw(
+  call: EvalCall,
+  word: string,
+): Promise<{ files: readonly string[]; chosen: string } | number> {
   const { values, log, progress } = call;
   const folder = values.output!;
   const { count, column, seed } = values;
@@ -78,7 +116,8 @@ async function draw(call: EvalCall, word: string): Promise<{ folder: string; cho
   void interrupt.stopped.then(() => stop.abort());
   const begin = performance.now();
   try {
-    await drawMissing(backend, model, prompts, folder, {
+    const files = await drawMissing(backend, model, prompts, folder, {
+      weights: await sha256Of(found.path),
       steps: values.steps ?? model.recipe.sample.steps,
       cfg_scale: values['cfg-scale'] ?? model.recipe.sample.cfg_scale,
       seed,
@@ -88,6 +127,7 @@ async function draw(call: EvalCall, word: string): Promise<{ folder: string; cho
         progress.update({ unit: 'picture', done, total, rate: drawn / ((performance.now() - begin) / 1000) });
       },
     });
+    return { files, chosen };
   } catch (error) {
     if (interrupt.exitCode === undefined) throw error;
     return interrupt.exitCode;
@@ -95,7 +135,6 @@ async function draw(call: EvalCall, word: string): Promise<{ folder: string; cho
     progress.finish();
     freeWeights(model.weights);
   }
-  return { folder, chosen };
 }
 
 function record({ frechet, kid, precisionRecall, origin }: FidResult, a: Side, b: Side) {
@@ -121,7 +160,8 @@ function page(
   b: Side,
   prompts: string | null,
 ): string {
-  const lines: [string, string][] = [['fid', frechet.distance.toFixed(4)]];
+  // Equal sets are a rounding error away from 0, on either side.
+  const lines: [string, string][] = [['fid', frechet.distance.toFixed(4).replace(/^-(0\.0+)$/, '$1')]];
   if (kid) {
     const of = `${kid.subsets} subsets of ${kid.subset_size}`;
     lines.push(['kid', `${kid.mean.toExponential(4)} +- ${kid.deviation.toExponential(2)} (${of})`]);
@@ -130,7 +170,10 @@ function page(
     lines.push(['precision', `${pr.precision.toFixed(4)} (A within B, k = ${pr.k}, on these features)`]);
     lines.push(['recall', `${pr.recall.toFixed(4)} (B within A)`]);
   }
-  const images = ({ name, gaussian }: Side) => `${gaussian.count ?? 'unknown number of'} images, ${name}`;
+  const images = ({ name, gaussian, unreadable }: Side) => {
+    const left = unreadable.length > 0 ? ` (${unreadable.length} left out)` : '';
+    return `${gaussian.count ?? 'unknown number of'} images${left}, ${name}`;
+  };
   lines.push(['A', images(a)], ['B', images(b)]);
   lines.push(['weights', origin?.weights ?? 'not known'], ['resize', origin?.resize ?? 'not known']);
   if (prompts !== null) lines.push(['prompts', prompts]);

@@ -5,7 +5,7 @@ import type { Lapack } from '../../ffi/lapack.ts';
 import { type Side, sideOfImages, sideOfStatistics } from '../eval/fid.ts';
 import { FORMULA, loadClip, type LoadedExtractor, loadInception } from '../eval/extractors.ts';
 import { gather } from '../eval/gather.ts';
-import { isTarName, openImageSet } from '../eval/image-sets.ts';
+import { isArchiveName, type ImageSet, openImageSet } from '../eval/image-sets.ts';
 import { readStatistics } from '../eval/statistics-file.ts';
 import { seemsTensors } from '../io/open-tensors.ts';
 import { Safetensors } from '../io/safetensors.ts';
@@ -26,7 +26,7 @@ export function kindOf(word: string): Kind {
     const parts = ['latest', 'checkpoints', 'ema.safetensors', 'model.safetensors'];
     return parts.some((name) => existsSync(join(word, name))) ? 'model' : 'images';
   }
-  if (isTarName(word) || !seemsTensors(word)) return 'images';
+  if (isArchiveName(word) || !seemsTensors(word)) return 'images';
   if (!/\.safetensors$/i.test(word)) return 'model';
   using file = Safetensors.open(word);
   return file.tensors.has('mu') && file.tensors.has('sigma') ? 'statistics' : 'model';
@@ -62,9 +62,13 @@ export class Measuring implements Disposable {
     return this.loaded;
   }
 
-  async side(word: string, kind: Exclude<Kind, 'model'>, name = word): Promise<Side> {
-    if (kind === 'statistics') return sideOfStatistics(name, readStatistics(word));
-    const set = openImageSet(word);
+  async side(word: string, kind: Exclude<Kind, 'model'>): Promise<Side> {
+    if (kind === 'statistics') return sideOfStatistics(word, readStatistics(word));
+    return this.measure(word, openImageSet(word));
+  }
+
+  /** Features of images. */
+  async measure(name: string, set: ImageSet): Promise<Side> {
     const { extractor, origin } = await this.extractor();
     const { progress } = this.call;
     const begin = performance.now();

@@ -2,7 +2,7 @@
 import { openLapack } from '../../ffi/lapack.ts';
 import { Moments } from '../eval/moments.ts';
 import { type Origin, writeStatistics } from '../eval/statistics-file.ts';
-import { EXIT, Failure } from '../io/failure.ts';
+import { Failure } from '../io/failure.ts';
 import { encodeRecord } from '../io/jsonl.ts';
 import type { EvalCall } from './eval-flags.ts';
 import { kindOf, Measuring } from './eval-sets.ts';
@@ -28,7 +28,7 @@ export async function evalStats(call: EvalCall): Promise<number> {
     if (side.origin && origin && encodeRecord({ ...side.origin }) !== encodeRecord({ ...origin })) {
       const { weights, resize } = side.origin;
       const why = `was made by "${weights}", ${resize}; others by "${origin.weights}"`;
-      throw new Failure({ what: word, why, fix: 'Merge statistics of one network', code: EXIT.usage });
+      throw new Failure({ what: word, why, fix: 'Merge statistics of one network' });
     }
     origin ??= side.origin;
     left += side.unreadable.length;

@@ -22,7 +22,7 @@ export const evaluate = command({
   flags: FLAGS,
   args: [
     { name: 'measure', meaning: 'What to measure', required: true, options: MEASURE_NAMES },
-    { name: 'sets', meaning: 'What is measured: a folder, shards, .tar, .npz, a model', many: true },
+    { name: 'sets', meaning: 'What is measured: a folder, shards, .tar, .zip, .npz, a model', many: true },
   ],
   examples: [
     [

@@ -36,11 +36,18 @@ export function sideOfImages(name: string, gathered: Gathered, origin: Origin): 
     const more = unreadable.length > 3 ? `; and ${unreadable.length - 3} more` : '';
     remarks.push(`${name}: ${unreadable.length} left out that cannot be read (${shown.join('; ')}${more})`);
   }
+  if (sizes.size === 0 && unreadable.length > 0) {
+    const why = `none of its ${unreadable.length} images can be read (${unreadable[0]!.why})`;
+    throw new Failure({ what: name, why, fix: 'Give images that can be decoded' });
+  }
   return { name, gaussian: moments.gaussian(name), rows, unreadable, origin, remarks };
 }
 
-export function sideOfStatistics(name: string, { gaussian, origin }: Statistics): Side {
+export function sideOfStatistics(name: string, { gaussian, origin, float32 }: Statistics): Side {
   const remarks = origin ? [] : [`${name}: does not say which weights and which resize made it`];
+  if (float32) {
+    remarks.push(`${name}: its sigma was rounded to float32, which may move FID where it is nearly singular`);
+  }
   return { name, gaussian, rows: null, unreadable: [], origin, remarks };
 }
 
@@ -62,6 +69,7 @@ export interface FidResult {
 export function compareSides(lapack: Lapack, a: Side, b: Side, options: FidOptions): FidResult {
   checkOrigins(a, b);
   const frechet = frechetDistance(lapack, a.gaussian, b.gaussian);
+  for (const [i, { name }] of [a, b].entries()) checkLeast(name, frechet.least[i] ?? 0);
   const remarks = [a, b].flatMap((side, i) => [
     ...side.remarks,
     ...remarksOn(side, frechet.ranks[i] ?? null),
@@ -80,7 +88,15 @@ export function compareSides(lapack: Lapack, a: Side, b: Side, options: FidOptio
   return { frechet, kid, precisionRecall: pr, origin: a.origin ?? b.origin, remarks };
 }
 
-function checkOrigins(a: Side, b: Side): void {
+/** What is known of a side before its images are looked at. */
+export interface Expected {
+  readonly name: string;
+  readonly gaussian: Pick<Gaussian, 'd'>;
+  readonly origin: Origin | null;
+}
+
+/** Sides of other networks are a Failure. */
+export function checkOrigins(a: Expected, b: Expected): void {
   const fix = 'Make the statistics of both with the same weights: microdiff eval stats';
   if (a.gaussian.d !== b.gaussian.d) {
     const why = `has ${a.gaussian.d} features an image, ${b.name} has ${b.gaussian.d}`;
@@ -92,6 +108,16 @@ function checkOrigins(a: Side, b: Side): void {
     const why = `its ${key} are "${a.origin[key]}", those of ${b.name} "${b.origin[key]}"`;
     throw new Failure({ what: a.name, why, fix });
   }
+}
+
+/** A covariance has no negative eigenvalues but those of rounding, here of float32. */
+function checkLeast(what: string, least: number): void {
+  if (least > -1e-5) return;
+  throw new Failure({
+    what,
+    why: `sigma is no covariance: its smallest eigenvalue is ${least.toExponential(1)} of its largest`,
+    fix: 'Make the statistics anew',
+  });
 }
 
 function remarksOn({ name, gaussian }: Side, rank: number | null): string[] {

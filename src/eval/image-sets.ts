@@ -1,5 +1,6 @@
-// Sets of images that are measured: a folder, shards (MDS), a tar archive. Read one image after another as
-// Pillow's convert('RGB') gives them; what cannot be read is left out and told.
+// Sets of images that are measured: a folder, shards (MDS), tar and zip archives. Read one image after
+// another
+// as Pillow's convert('RGB') gives them; what cannot be read is left out and told.
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { extname, join } from 'node:path';
 import { Failure } from '../io/failure.ts';
@@ -10,7 +11,9 @@ import { rgbOfPixels } from '../io/mds/pixels.ts';
 import { MdsSet } from '../io/mds/set.ts';
 import type { MdsPixels, MdsValue } from '../io/mds/values.ts';
 import { osFailure } from '../io/oserror.ts';
+import { Source } from '../io/source.ts';
 import { readTar } from '../io/tar_read.ts';
+import { readEntry, readZip } from '../io/zip.ts';
 
 /** An image that could not be used, and why. */
 export interface Unreadable {
@@ -29,10 +32,12 @@ export interface ImageSet {
 /** Endings that pytorch-fid takes for images. */
 const ENDINGS = ['.bmp', '.jpg', '.jpeg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp'];
 /** Packed or not. */
-export const isTarName = (name: string) => /\.(tar|tgz|tar\.(gz|zst))$/i.test(name);
+const isTarName = (name: string) => /\.(tar|tgz|tar\.(gz|zst))$/i.test(name);
+/** Archives of images; a .zip that torch.save wrote has another ending. */
+export const isArchiveName = (name: string) => isTarName(name) || /\.zip$/i.test(name);
 const isImageName = (name: string) => ENDINGS.includes(extname(name).toLowerCase());
 
-/** A folder of image files or of shards, or a tar archive; anything else is a Failure. */
+/** A folder of image files, of shards or of tar archives, or an archive; anything else is a Failure. */
 export function openImageSet(path: string): ImageSet {
   const refuse = (why: string, fix: string) => new Failure({ what: path, why, fix });
   let folder: boolean;
@@ -45,6 +50,8 @@ export function openImageSet(path: string): ImageSet {
   if (folder) {
     const names = readdirSync(path).filter(isImageName);
     if (names.length > 0) return filesOf(path, names);
+    const archives = readdirSync(path).filter(isTarName);
+    if (archives.length > 0) return tarsOf(path, inOrder(archives));
     const below = readdirSync(path, { withFileTypes: true }).some((entry) => entry.isDirectory());
     throw refuse(
       `has no image files (${ENDINGS.map((ending) => ending.slice(1)).join(', ')})`,
@@ -52,9 +59,10 @@ export function openImageSet(path: string): ImageSet {
     );
   }
   if (isTarName(path)) return tarOf(path);
+  if (isArchiveName(path)) return zipOf(path);
   throw refuse(
     'is no set of images',
-    'Give a folder of images, a folder of MDS shards, a .tar, or statistics (.npz, .safetensors)',
+    'Give a folder of images, a folder of MDS shards, a .tar, a .zip, or statistics (.npz, .safetensors)',
   );
 }
 
@@ -74,8 +82,13 @@ async function attemptImage(
   }
 }
 
-function filesOf(path: string, unsorted: readonly string[]): ImageSet {
-  const names = unsorted.toSorted((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
+/** By the bytes of the names. */
+const inOrder = (names: readonly string[]) =>
+  names.toSorted((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
+
+/** These files of a folder. */
+export function filesOf(path: string, unsorted: readonly string[]): ImageSet {
+  const names = inOrder(unsorted);
   return {
     path,
     count: names.length,
@@ -106,14 +119,60 @@ function tarOf(path: string): ImageSet {
   };
 }
 
-/** Encodings of columns that hold pictures. */
+/** The images of several archives, one after another. */
+function tarsOf(path: string, names: readonly string[]): ImageSet {
+  return {
+    path,
+    count: null,
+    async *images(unreadable) {
+      for (const name of names) yield* tarOf(join(path, name)).images(unreadable);
+    },
+  };
+}
+
+/** Largest image in a zip archive. */
+const MOST_BYTES = 2 ** 28;
+
+function zipOf(path: string): ImageSet {
+  using source = Source.open(path);
+  const names = inOrder([...readZip(source, { deflated: true }).keys()].filter(isImageName));
+  return {
+    path,
+    count: names.length,
+    async *images(unreadable) {
+      using source = Source.open(path);
+      const entries = readZip(source, { deflated: true });
+      for (const name of names) {
+        const read = async () => decodeImage(readEntry(source, entries.get(name)!, MOST_BYTES), name);
+        const image = await attemptImage(name, read, unreadable);
+        if (image) yield image;
+      }
+    },
+  };
+}
+
+/** Encodings of columns that hold pictures, and names of such where they are plain bytes. */
 const PICTURES = /^(jpeg|png|pil|jpeg_array)(:|$)/;
+const PICTURE_NAMES = ['image', 'images', 'img', 'jpg', 'jpeg', 'png', 'webp', 'picture', 'photo'];
 
 function shardsOf(path: string): ImageSet {
   const columnOf = (set: MdsSet): string => {
     const columns = set.index.shards[0]?.columns ?? [];
-    const column = columns.find(({ encoding }) => PICTURES.test(encoding));
-    if (column) return column.name;
+    const named = ({ name }: { name: string }) => PICTURE_NAMES.includes(name.toLowerCase());
+    const pictures = columns.filter(({ encoding }) => PICTURES.test(encoding));
+    const plain = columns.filter((column) => column.encoding === 'bytes' && named(column));
+    const all = pictures.length > 0 ? pictures : plain;
+    const sideOf = ({ name }: { name: string }) => Number(/^image_(\d+)$/.exec(name)?.[1] ?? Number.NaN);
+    // The same pictures in several sizes, as `prepare` writes them: the largest.
+    if (all.length > 1 && all.every((one) => sideOf(one) > 0)) {
+      return all.reduce((a, b) => (sideOf(b) > sideOf(a) ? b : a)).name;
+    }
+    const chosen = all.length > 1 ? all.filter(named) : all;
+    if (chosen.length === 1) return chosen[0]!.name;
+    if (all.length > 1) {
+      const why = `has several columns of images (${all.map(({ name }) => name).join(', ')})`;
+      throw new Failure({ what: path, why, fix: 'Give shards with one of them, or with one named "image"' });
+    }
     throw new Failure({
       what: path,
       why: `has no column of images (it has ${columns.map(({ name }) => name).join(', ') || 'none'})`,

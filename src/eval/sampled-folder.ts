@@ -18,6 +18,8 @@ export interface DrawSettings {
 }
 
 export interface DrawOptions extends DrawSettings {
+  /** Checksum of the model's file. */
+  readonly weights: string;
   readonly batchSize: number;
   /** `drawn` of them in this run. */
   readonly onPicture?: (done: number, total: number, drawn: number) => void;
@@ -28,17 +30,20 @@ export interface DrawOptions extends DrawSettings {
 const SETTINGS = 'sampled.json';
 const fileOf = (i: number) => `${String(i).padStart(6, '0')}.png`;
 
-/** Draws what is missing; returns the number drawn. A picture that is not finite is a Failure. */
+/** Draws what is missing; the files of all prompts. A picture that is not finite is a Failure. */
 export async function drawMissing(
   backend: Backend,
   model: Model,
   prompts: readonly string[],
   folder: string,
-  { batchSize, onPicture, signal, ...settings }: DrawOptions,
-): Promise<number> {
+  { weights, batchSize, onPicture, signal, ...settings }: DrawOptions,
+): Promise<string[]> {
   makeFolder(folder);
   keepSettings(folder, {
     ...{ model: model.name, model_step: model.step, ...settings, count: prompts.length },
+    // A picture drawn in bfloat16 is another one.
+    precision: backend.elemBytes.act === 2 ? 'bf16' : 'fp32',
+    model_sha256: weights,
     prompts_sha256: new Bun.CryptoHasher('sha256').update(JSON.stringify(prompts)).digest('hex'),
   });
   const missing = prompts.flatMap((_, i) => (existsSync(join(folder, fileOf(i))) ? [] : [i]));
@@ -66,7 +71,7 @@ export async function drawMissing(
   } finally {
     sampler.free();
   }
-  return drawn;
+  return prompts.map((_, i) => fileOf(i));
 }
 
 /** Writes the settings into a new folder; in an old one they must be the same. */

@@ -18,6 +18,8 @@ export interface Statistics {
   readonly gaussian: Gaussian;
   /** Null where the file does not say, as .npz files do not. */
   readonly origin: Origin | null;
+  /** Whether sigma holds no more digits than float32 has. */
+  readonly float32: boolean;
 }
 
 const FORMAT = 'microdiff feature statistics';
@@ -31,7 +33,7 @@ export function isStatisticsFile(path: string): boolean {
 export function readStatistics(path: string): Statistics {
   if (path.toLowerCase().endsWith('.npz')) {
     const { mu, sigma } = readNpz(path, ['mu', 'sigma']);
-    return { gaussian: gaussianOf(path, mu, sigma, null), origin: null };
+    return { gaussian: gaussianOf(path, mu, sigma, null), origin: null, float32: isRounded(sigma) };
   }
   using file = Safetensors.open(path);
   const read = (name: string) => ({ shape: file.entry(name).shape, values: file.readFloat64(name) });
@@ -40,7 +42,13 @@ export function readStatistics(path: string): Statistics {
   const [weights, resize] = [metadata.get('weights'), metadata.get('resize')];
   const origin = weights !== undefined && resize !== undefined ? { weights, resize } : null;
   const images = Number.isSafeInteger(count) && count >= 2 ? count : null;
-  return { gaussian: gaussianOf(path, read('mu'), read('sigma'), images), origin };
+  const sigma = read('sigma');
+  return { gaussian: gaussianOf(path, read('mu'), sigma, images), origin, float32: isRounded(sigma) };
+}
+
+/** Values of which some are not zero, and all are float32's. */
+function isRounded({ values }: Numbers): boolean {
+  return values.some((v) => v !== 0) && values.every((v) => v === Math.fround(v));
 }
 
 export function writeStatistics(path: string, gaussian: Gaussian, origin: Origin): void {

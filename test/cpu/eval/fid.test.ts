@@ -84,6 +84,8 @@ describe('sets of images', () => {
     expect(() => openImageSet(join(root, 'nothing'))).toThrow('nothing');
     writeFileSync(join(root, 'x.bin'), 'x');
     expect(() => openImageSet(join(root, 'x.bin'))).toThrow('is no set of images');
+    const broken = folder('broken', { '1.png': 'no picture', '2.png': '' });
+    await expect(sideOf(broken)).rejects.toThrow('none of its 2 images can be read (');
     await expect(sideOf(folder('one', { '1.png': png(1) }))).rejects.toThrow('has one image');
   });
 });
@@ -97,7 +99,7 @@ describe('comparing', () => {
     expect(() => compareSides(lapack, a, other, NO_OTHERS)).toThrow('its resize are "none"');
     const wide = { ...a.gaussian, d: 4 };
     expect(() => compareSides(lapack, a, { ...a, gaussian: wide }, NO_OTHERS)).toThrow('has 3 features');
-    const unknown = sideOfStatistics('x.npz', { gaussian: a.gaussian, origin: null });
+    const unknown = sideOfStatistics('x.npz', { gaussian: a.gaussian, origin: null, float32: false });
     const { remarks, origin } = compareSides(lapack, a, unknown, NO_OTHERS);
     expect(remarks.join()).toContain('x.npz: does not say which weights');
     expect(remarks.join()).toContain('2 images are too few for a covariance of full rank');
@@ -105,6 +107,36 @@ describe('comparing', () => {
     expect(() => compareSides(lapack, a, unknown, { kid: null, precisionRecall: true })).toThrow(
       'need the features of every image',
     );
+  });
+
+  test('of statistics the spectrum is looked at: rank, sign, digits', async () => {
+    const a = await sideOf(folder('whole', { ...five, '6.png': png(6) }));
+    const saved = (sigma: readonly number[], float32 = false) =>
+      sideOfStatistics('x.npz', {
+        gaussian: {
+          d: 3,
+          count: null,
+          rows: null,
+          mean: a.gaussian.mean,
+          covariance: Float64Array.from(sigma),
+        },
+        ...{ origin: ORIGIN, float32 },
+      });
+    const flat = saved([2, 1, 0, 1, 0.5, 0, 0, 0, 3]);
+    for (const [one, two] of [
+      [a, flat],
+      [flat, a],
+      [saved([1, 0, 0, 0, 1, 0, 0, 0, 1]), flat],
+    ] as const) {
+      const { remarks } = compareSides(lapack, one, two, NO_OTHERS);
+      expect(remarks.filter((remark) => remark.includes('singular in'))).toEqual([
+        expect.stringContaining('x.npz: its covariance is singular in 1 of 3 directions'),
+      ]);
+    }
+    const saddle = saved([1, 2, 0, 2, 1, 0, 0, 0, 1]);
+    expect(() => compareSides(lapack, a, saddle, NO_OTHERS)).toThrow('x.npz: sigma is no covariance');
+    expect(() => compareSides(lapack, saddle, a, NO_OTHERS)).toThrow('x.npz: sigma is no covariance');
+    expect(saved([1, 0, 0, 0, 1, 0, 0, 0, 1], true).remarks.join()).toContain('rounded to float32');
   });
 
   test('a covariance without full rank is remarked on', async () => {
