@@ -85,6 +85,8 @@ test('a folder: order, captions, and every picture that is left out by name', as
     captionOf(34),
   ]);
   expect(existsSync(place.at('set/sheet.png'))).toBe(true);
+  const page = await place.run(['data', 'inspect', 'set', '-o', 'inspected.png']);
+  expect(page.out).toContain(`  png 16 x 16: ${WRITTEN}\n`);
 });
 
 test('killed twice and gone on with, it is the set of a run in one go', async () => {
@@ -311,11 +313,13 @@ describe('latents and captions for training', () => {
       '--size',
       '64',
       '--vae',
-      'vae.safetensors',
+      'vae16.safetensors',
       '--captions-as',
       'tokens',
     ];
-    expect((await prepare(...args)).code).toBe(0);
+    const made = await prepare(...args);
+    expect([made.code, made.err.includes('no contact sheet')]).toEqual([0, false]);
+    expect(existsSync(place.at('tokens/sheet.png'))).toBe(true); // 16 channels, not 4 of twice the side
     using set = MdsSet.open(place.at('tokens'));
     const ids = set.value(0, 'caption_tokens');
     expect(ids instanceof Uint8Array && new Uint16Array(ids.slice().buffer)[0]).toBe(49406);
