@@ -5,6 +5,7 @@
 import { constants } from 'node:os';
 import { createServer } from 'node:net';
 import type { Call } from './command.ts';
+import { EXIT } from '../io/failure.ts';
 import { watchSignals, type Interrupt } from './interrupt.ts';
 import { ourselves } from './ourselves.ts';
 import { LAUNCHED } from './ranks.ts';
@@ -13,6 +14,8 @@ import { writeStderr } from './terminal.ts';
 /** How long the others have to end by themselves when a rank has failed. */
 const GRACE_MS = 3000;
 const STOP = 'stop\n';
+/** Exit codes that all ranks may end with for one reason. */
+const ALIKE: ReadonlySet<number> = new Set([EXIT.usage, EXIT.nonFinite]);
 const SIGNALS: Readonly<Record<string, number>> = constants.signals;
 
 interface Fallen {
@@ -41,6 +44,7 @@ export async function launchRanks(
     }
   });
   const fallen = Promise.withResolvers<Fallen | null>();
+  const said = children.map((child, rank) => (child.stderr ? prefix(child.stderr, `rank ${rank}: `) : ''));
   const ends = children.map(async (child, rank) => {
     await child.exited;
     const { exitCode, signalCode } = child;
@@ -56,7 +60,13 @@ export async function launchRanks(
     await Promise.race([all, Bun.sleep(GRACE_MS)]);
     end();
     await all;
-    log.error(`rank ${first.rank}: ${first.why}. ${kept()}`);
+    const errors = await Promise.all(said);
+    // A recipe that is refused, or a loss that is not finite: all have ended with it, and rank 0 says it.
+    const alike = ALIKE.has(first.code) && children.every(({ exitCode }) => exitCode === first.code);
+    if (!alike) {
+      for (const text of errors) writeStderr(text);
+      log.error(`rank ${first.rank}: ${first.why}. ${kept()}`);
+    }
   }
   process.off('exit', end);
   return first?.code ?? interrupt.exitCode ?? 0;
@@ -78,21 +88,26 @@ function start(rank: number, ranks: number, port: number) {
     stdout: rank === 0 ? 'inherit' : 'ignore',
     stderr: rank === 0 ? 'inherit' : 'pipe',
   });
-  if (child.stderr) void prefix(child.stderr, `rank ${rank}: `);
   return child;
 }
 
-/** Hands on what a rank says, line by line. */
-async function prefix(stream: ReadableStream<Uint8Array>, words: string): Promise<void> {
+/** Hands on what a rank says, line by line; returns its errors, which may be those of all. */
+async function prefix(stream: ReadableStream<Uint8Array>, words: string): Promise<string> {
   let text = '';
+  let errors = '';
+  const tell = (line: string) => {
+    if (line.startsWith('error: ')) errors += `${words}${line}\n`;
+    else writeStderr(`${words}${line}\n`);
+  };
   const decoder = new TextDecoder();
   for await (const part of stream) {
     text += decoder.decode(part, { stream: true });
     const lines = text.split('\n');
     text = lines.pop()!;
-    for (const line of lines) writeStderr(`${words}${line}\n`);
+    lines.forEach(tell);
   }
-  if (text) writeStderr(`${words}${text}\n`);
+  if (text) tell(text);
+  return errors;
 }
 
 /** A port that nobody listens on just now. */

@@ -29,7 +29,7 @@ export class Beside {
   /** `warn` is told once where there is no memory for the copy. `available`: bytes that are free now. */
   constructor(
     private readonly warn: (text: string) => void,
-    private readonly available: () => number = availableBytes,
+    private readonly available: () => number = () => availableBytes(),
   ) {}
 
   /**

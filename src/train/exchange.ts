@@ -1,23 +1,21 @@
 // What ranks tell each other between steps: numbers that all must agree on, and shares of the state collected
 // into whole buffers for checkpoints and previews. All ranks make the same calls in the same order.
 import type { Backend, Region } from '../backend/backend.ts';
-import { allGather, allReduce } from '../plan/ops/collective.ts';
+import { allGather } from '../plan/ops/collective.ts';
 import { freeze } from '../plan/plan.ts';
-import { encodeNumbers, readNumbers, Runner } from '../plan/runner.ts';
+import { Runner } from '../plan/runner.ts';
 import { Trace } from '../plan/trace.ts';
+import { Agreement } from './agreement.ts';
 import type { Share } from './share.ts';
 import type { TrainingState } from './trainer.ts';
 
 /** Kinds of state that ranks hold shares of. */
 export type Shared = 'master' | 'ema' | 'm' | 'v';
 
-/** Numbers that are summed at a time. */
-const NUMBERS = 256;
 const COPY_BYTES = 64 * 2 ** 20;
 
 export class Exchange {
-  private readonly numbers: Region;
-  private readonly sum: Runner;
+  private readonly agreement: Agreement;
   private readonly gathers = new Map<'grad' | 'master', Runner>();
   /** The gradient's memory holds something else at present. */
   private lent = false;
@@ -27,20 +25,12 @@ export class Exchange {
     private readonly share: Share,
     private readonly buffers: TrainingState,
   ) {
-    this.numbers = backend.alloc(NUMBERS * backend.elemBytes.real);
-    const trace = new Trace();
-    allReduce(trace.fixed('numbers', 'numbers', [NUMBERS], 0, { elem: 'real' }));
-    const plan = freeze('agree', trace, { elemBytes: backend.elemBytes });
-    this.sum = new Runner(backend, plan, { numbers: this.numbers });
+    this.agreement = new Agreement(backend);
   }
 
   /** Sums over ranks of up to 256 numbers, in float32. */
-  async agree(values: readonly number[]): Promise<number[]> {
-    const padded = Float64Array.from({ length: NUMBERS }, (_, i) => values[i] ?? 0);
-    this.backend.write(this.numbers, 0, encodeNumbers(this.backend, 'real', padded));
-    this.sum.run();
-    await this.backend.group?.settle?.();
-    return [...readNumbers(this.backend, this.numbers, 0, 'real', values.length)];
+  agree(values: readonly number[]): Promise<number[]> {
+    return this.agreement.sums(values);
   }
 
   /**
@@ -72,8 +62,7 @@ export class Exchange {
   }
 
   free(): void {
-    this.sum.free();
-    this.numbers.free();
+    this.agreement[Symbol.dispose]();
   }
 
   private gather(space: 'grad' | 'master'): Runner {

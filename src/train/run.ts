@@ -1,7 +1,7 @@
 // A run: a folder that the same command goes on with. Steps, metrics, previews, checkpoints, an orderly stop.
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Backend } from '../backend/backend.ts';
+import type { Backend, Rank } from '../backend/backend.ts';
 import { cleanLeftovers, makeFolder, writeWholeFile } from '../io/atomic.ts';
 import { EXIT, Failure, RankLost } from '../io/failure.ts';
 import { holdFolder } from '../io/hold.ts';
@@ -13,9 +13,10 @@ import type { ClipEncoder } from '../sample/clip-encoder.ts';
 import { saveModel } from '../sample/model-file.ts';
 import { type LoadedParts, openParts, openTextTower } from '../sample/published.ts';
 import { pulledPart } from '../sample/pulled.ts';
+import { Agreement } from './agreement.ts';
 import { keepAlgorithms, takeAlgorithms } from './algorithms.ts';
 import { Checkpoints, type RunState, type Saved } from './checkpoint.ts';
-import { fitMicroBatches, keepMicroBatches } from './fit.ts';
+import { evenMicroBatches, type Fit, fitMicroBatches, fitTogether, keepMicroBatches } from './fit.ts';
 import { Journal } from './journal.ts';
 import { drawPreview, loadDrawing, previewPath } from './preview.ts';
 import { Saving } from './saving.ts';
@@ -24,6 +25,7 @@ import { openData, type RecipeData } from './source.ts';
 import { type Spike, SpikeWatch } from './spikes.ts';
 import { type StepReport, Trainer } from './trainer.ts';
 import { validationLoss } from './validation.ts';
+import { canShare } from './work.ts';
 
 /** What the run tells while it goes on. */
 export interface Watch {
@@ -64,7 +66,7 @@ export async function trainRun(given: RunOptions): Promise<RunResult> {
   const rank = backend.group?.rank ?? ALONE;
   const writes = rank.rank === 0; // of several ranks one writes the files
   const begun = recipeOfRun(folder);
-  const known = begun ? knownRecipe(folder, begun, given.recipe) : given.recipe;
+  const known = begun ? knownRecipe(given, begun, rank.ranks) : given.recipe;
   const data = await openData(known, (text) => log.warn(text), rank);
   await loadDrawing(); // what keeps it from being loaded is told now, not at the first preview
   makeFolder(folder);
@@ -75,7 +77,7 @@ export async function trainRun(given: RunOptions): Promise<RunResult> {
   const tower = known.text.encoder === 'clip' ? (parts?.captions ?? openTower(given)) : null;
   const first = begun?.stage.length ?? 0; // stages that a run was made longer by are fitted, too
   const fit = { backend, recipe: known, tower: tower?.caption ?? null, first };
-  const recipe = known.train.fit_micro_batch ? fitMicroBatches(fit) : known;
+  const recipe = known.train.fit_micro_batch ? await fitted(fit, rank) : known;
   const options = { ...given, recipe };
   if (writes) writeWholeFile(join(folder, 'recipe.toml'), recipeToml(recipe));
   const trainer = new Trainer(backend, recipe, data, tower?.caption ?? null);
@@ -171,11 +173,32 @@ function refuseOtherRecipe(folder: string, old: Recipe, recipe: Recipe): void {
   });
 }
 
-/** The recipe as the run goes on with it: passes that were once fitted to the memory stay as they are. */
-function knownRecipe(folder: string, begun: Recipe, given: Recipe): Recipe {
-  const recipe = given.train.fit_micro_batch ? keepMicroBatches(given, begun) : given;
-  refuseOtherRecipe(folder, begun, recipe);
-  return recipe;
+/**
+ * The recipe as the run goes on with it: passes that were once fitted to the memory stay as they are. Passes
+ * may change where they could not be shared out over so many ranks.
+ */
+function knownRecipe({ folder, recipe: given, log }: RunOptions, begun: Recipe, ranks: number): Recipe {
+  const { fit_micro_batch } = given.train;
+  const recipe = fit_micro_batch ? keepMicroBatches(given, begun) : given;
+  const { micro_batch } = recipe.train;
+  const free = { ...keepMicroBatches(begun, recipe), train: { ...begun.train, micro_batch } };
+  refuseOtherRecipe(folder, canShare(begun, ranks) ? begun : free, recipe);
+  if (!fit_micro_batch) return recipe;
+  const even = evenMicroBatches(recipe, ranks);
+  for (const [i, row] of even.stage.entries()) {
+    const { micro_batch: old } = recipe.stage[i]!;
+    if (old !== row.micro_batch) {
+      log.info(`stage ${i + 1}: passes of ${row.micro_batch} images, since ${old} cannot be shared out`);
+    }
+  }
+  return even;
+}
+
+/** Fits micro-batches to the memory, of several ranks to that of the one that has least. */
+async function fitted(fit: Fit, rank: Rank): Promise<Recipe> {
+  if (rank.ranks === 1) return fitMicroBatches(fit);
+  using agreement = new Agreement(fit.backend);
+  return await fitTogether(fit, { ...rank, sums: (values) => agreement.sums(values) });
 }
 
 /** The recipe that a run folder was made with; null for a new folder. */

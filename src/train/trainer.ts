@@ -19,6 +19,7 @@ import {
   writeParameter,
   writeWeight,
 } from '../sample/weights.ts';
+import { eachRank } from './agreement.ts';
 import { copyBytes, Exchange, type Shared } from './exchange.ts';
 import { smallestGap } from './gap.ts';
 import { initialiseWeights } from './initialise.ts';
@@ -224,15 +225,10 @@ export class Trainer {
       stage: index,
       skipped: state[STATE.skip] !== 0,
       skippedSteps: state[STATE.skipped]!,
-      topkGap: this.recipe.train.log_gap ? await this.leastOf(gap) : null,
+      topkGap: this.recipe.train.log_gap
+        ? Math.min(...(await eachRank(this.share, gap, (values) => this.agree(values))))
+        : null,
     };
-  }
-
-  /** The smallest of the numbers that the ranks have. */
-  private async leastOf(own: number): Promise<number> {
-    const { rank, ranks } = this.share;
-    const slots = Array.from({ length: ranks }, (_, i) => (i === rank ? own : 0));
-    return Math.min(...(await this.agree(slots)));
   }
 
   /** Sees to the batch that begins with an image of the run, unless it is there or on its way. */

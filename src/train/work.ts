@@ -33,9 +33,9 @@ export function stageWork(recipe: Recipe, stage: Stage, ranks = 1): StageWork {
   if (!Number.isInteger(batch) || !Number.isInteger(passes)) {
     const pass = train.micro_batch ? `passes of ${batch} images (train.micro_batch)` : 'equal parts';
     throw new Failure({
-      what: 'train.batch_size',
+      what: train.batch_tokens > 0 ? 'train.batch_tokens' : 'train.batch_size',
       why: `${train.batch_size} images cannot be shared out over ${ranks} ranks in ${pass}`,
-      fix: 'Use another number of GPUs, or change train.micro_batch',
+      fix: `Use another number of GPUs, or change ${train.batch_tokens > 0 ? 'it' : 'train.micro_batch'}`,
       code: EXIT.usage,
     });
   }
@@ -71,4 +71,15 @@ export function stageWork(recipe: Recipe, stage: Stage, ranks = 1): StageWork {
 /** Throws a Failure (code 2) where the steps of a recipe cannot be shared out evenly over so many ranks. */
 export function checkShares(recipe: Recipe, ranks: number): void {
   for (const stage of recipe.stage) stageWork(recipe, stage, ranks);
+}
+
+/** Whether they can be. */
+export function canShare(recipe: Recipe, ranks: number): boolean {
+  try {
+    checkShares(recipe, ranks);
+    return true;
+  } catch (error) {
+    if (error instanceof Failure) return false;
+    throw error;
+  }
 }

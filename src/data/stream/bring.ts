@@ -1,9 +1,10 @@
 // Brings one shard to this machine: reads or downloads its file, checks size and hashes, unpacks it and puts
 // it under its name in a cache when all of it is there.
-import { readFileSync } from 'node:fs';
+import { readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { writeWholeFile } from '../../io/atomic.ts';
 import { Failure } from '../../io/failure.ts';
+import { takeLock } from '../../io/hub/lock.ts';
 import { isKnownHash } from '../../io/mds/hashes.ts';
 import type { MdsShardInfo } from '../../io/mds/index.ts';
 import { checkHashes, unpackShard } from '../../io/mds/open.ts';
@@ -16,10 +17,28 @@ export interface BringJob {
   readonly info: MdsShardInfo;
   /** Where the shard goes, uncompressed. */
   readonly target: string;
+  /** Held meanwhile, so that of several processes one brings it. */
+  readonly lock: string;
   readonly remote: RemoteSettings | undefined;
 }
 
-export async function bring({ base, info, target, remote }: BringJob): Promise<void> {
+/**
+ * The lock is taken here, in the Worker: a process that holds one must get on, and the thread that trains may
+ * be waiting for another rank, which waits for this very shard.
+ */
+export async function bring(job: BringJob): Promise<void> {
+  const lock = await takeLock(job.lock, undefined, undefined, 'Choose a cache on another disk');
+  try {
+    const there = statSync(job.target, { throwIfNoEntry: false })?.size === job.info.raw.bytes;
+    if (!there) await fetchShard(job);
+  } finally {
+    // Whoever waits for this very file takes it and finds the shard; others make a new one.
+    rmSync(job.lock, { force: true });
+    lock.release();
+  }
+}
+
+async function fetchShard({ base, info, target, remote }: BringJob): Promise<void> {
   const file = info.zip ?? info.raw;
   const from = isRemote(base) ? new Remote(base, remote) : undefined;
   const address = from?.address(file.basename) ?? join(base, file.basename);

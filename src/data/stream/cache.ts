@@ -5,7 +5,6 @@ import { readdirSync, rmSync, statSync, utimesSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { cleanLeftovers, makeFolder } from '../../io/atomic.ts';
-import { takeLock } from '../../io/hub/lock.ts';
 import { osFailure } from '../../io/oserror.ts';
 import type { MdsShardInfo } from '../../io/mds/index.ts';
 import type { RemoteSettings } from '../../io/remote.ts';
@@ -70,19 +69,11 @@ export class ShardCache {
       this.made = true;
     }
     const target = this.pathOf(key);
-    const lockPath = join(this.folder, `${key}.lock`);
-    const lock = await takeLock(lockPath, undefined, undefined, 'Choose a cache on another disk');
-    try {
-      if (this.find(key, info) !== undefined) return target;
-      await this.withRoom(info.raw.bytes, () =>
-        this.bringers.bring({ base, info, target, remote: this.settings.remote }),
-      );
-      return target;
-    } finally {
-      // Whoever waits for this very file takes it and finds the shard; others make a new one.
-      rmSync(lockPath, { force: true });
-      lock.release();
-    }
+    const lock = join(this.folder, `${key}.lock`);
+    await this.withRoom(info.raw.bytes, () =>
+      this.bringers.bring({ base, info, target, lock, remote: this.settings.remote }),
+    );
+    return target;
   }
 
   /** Brings no more at a time than the cache may hold. */
