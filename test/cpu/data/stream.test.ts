@@ -14,6 +14,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { StreamOptions } from '../../../src/data/stream/sets.ts';
 import { ShardStream } from '../../../src/data/stream/stream.ts';
+import { ShardCache } from '../../../src/data/stream/cache.ts';
+import { MdsIndex } from '../../../src/io/mds/index.ts';
 import { arraysFor, captionOf, itemsOf, streamed, writeSet } from './stream-sets.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'stream-'));
@@ -252,4 +254,19 @@ describe('refused', () => {
     expect(await failureOf(open({ ranks: 2, rank: 2 }))).toContain('there is no rank 2 of 2');
     expect(await failureOf(open({ window: 0 }))).toContain('a window of 0 shards');
   });
+});
+
+test('a process that shares the cache and stands still holds nobody up', async () => {
+  const cache = join(folder, 'shared-cache');
+  const args = [process.execPath, join(import.meta.dir, 'cache-child.ts'), small[0]!, cache];
+  const child = Bun.spawn(args, { stdout: 'pipe', stderr: 'inherit' });
+  for await (const _ of child.stdout) break;
+  const { shards } = MdsIndex.read(small[0]!);
+  expect(shards.length).toBeGreaterThan(20); // more than Workers take at a time
+  const own = new ShardCache({ folder: cache });
+  const paths = await Promise.all(shards.map((info) => own.bring(`key-${info.index}`, small[0]!, info)));
+  own.close();
+  expect(child.exitCode).toBeNull();
+  child.kill('SIGKILL');
+  for (const [i, path] of paths.entries()) expect(Bun.file(path).size).toBe(shards[i]!.raw.bytes);
 });

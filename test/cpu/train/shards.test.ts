@@ -3,88 +3,19 @@
 // two stages, previews through tower and autoencoder, a stop and a resume, and pictures from what came out.
 import { afterAll, beforeAll, describe, expect, test } from 'bun:test';
 import { writeFileSync } from 'node:fs';
-import { float32ToF16 } from '../../../src/io/dtype.ts';
-import { MdsWriter } from '../../../src/io/mds/writer.ts';
-import { clipTokenizer } from '../../../src/text/vocabulary.ts';
-import { randomValues } from '../op-case.ts';
 import { writeTinyParts } from '../sample/tiny-parts.ts';
+import { latentRecipe, writeSet } from './latent-sets.ts';
 import { Place } from './program.ts';
 
 const place = new Place();
 afterAll(() => place.remove());
 
-const TOKENS = 77;
-const WIDTH = 8;
-
-function halves(count: number, seed: number): Uint8Array {
-  const bits = new Uint16Array(count);
-  float32ToF16(Float32Array.from(randomValues(count, seed)), bits);
-  return new Uint8Array(bits.buffer);
-}
-
-/** So many samples with latents of both sizes, and captions in both forms. */
-function writeSet(name: string, count: number): void {
-  const columns = {
-    ...{ caption: 'str', caption_latents: 'bytes', caption_tokens: 'bytes' },
-    ...{ latents_64: 'bytes', latents_128: 'bytes' },
-  };
-  using writer = MdsWriter.open(place.at(name), columns, { sizeLimit: 40_000 });
-  for (let i = 0; i < count; i++) {
-    const caption = `a fox number ${i} of ${name}`;
-    const { ids } = clipTokenizer().encode(caption);
-    writer.write({
-      caption,
-      caption_latents: halves(TOKENS * WIDTH, i),
-      caption_tokens: new Uint8Array(Uint16Array.from(ids).buffer),
-      latents_64: halves(4 * 8 * 8, 1000 + i),
-      latents_128: halves(4 * 16 * 16, 2000 + i),
-    });
-  }
-  writer.finish();
-}
-
-const recipe = (encoder: 'states' | 'clip') => `
-[model]
-preset = "nano"
-in_channels = 4
-caption_channels = ${WIDTH}
-[image]
-kind = "latents"
-vae = "vae.safetensors"
-[text]
-encoder = "${encoder}"
-clip = "clip.safetensors"
-length = ${TOKENS}
-[[data.source]]
-name = "mds"
-path = "data/a"
-[[data.source]]
-name = "mds"
-path = "data/b"
-stages = [1]
-[train]
-batch_size = 4
-log_every = 1
-checkpoint_every = 2
-preview_prompts = ["a fox", "a rocket"]
-[sample]
-steps = 2
-[[stage]]
-steps = 5
-mask_ratio = 0.5
-[[stage]]
-steps = 3
-input_size = 16
-pos_interp_scale = 2.0
-optimizer = "drop"
-`;
-
 beforeAll(() => {
   writeTinyParts(place.folder);
-  writeSet('data/a', 23);
-  writeSet('data/b', 9);
+  writeSet(place, 'data/a', 23);
+  writeSet(place, 'data/b', 9);
   for (const encoder of ['states', 'clip'] as const) {
-    writeFileSync(place.at(`${encoder}.toml`), recipe(encoder));
+    writeFileSync(place.at(`${encoder}.toml`), latentRecipe(encoder));
   }
 });
 

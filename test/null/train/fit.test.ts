@@ -5,7 +5,7 @@ import { Failure } from '../../../src/io/failure.ts';
 import { recipeToml, resolveRecipe } from '../../../src/recipe/resolve.ts';
 import { recipeOfStage } from '../../../src/recipe/stages.ts';
 import { networkOf } from '../../../src/sample/network.ts';
-import { fitMicroBatches, keepMicroBatches } from '../../../src/train/fit.ts';
+import { evenMicroBatches, fitMicroBatches, fitTogether, keepMicroBatches } from '../../../src/train/fit.ts';
 import { microStepPlan, updatePlan } from '../../../src/train/step.ts';
 import { stageWork } from '../../../src/train/work.ts';
 
@@ -42,6 +42,46 @@ describe('fit_micro_batch', () => {
     expect(stored).toEqual(begun);
     expect(keepMicroBatches(recipe, stored)).toEqual(begun);
     expect(stageWork(begun, begun.stage[1]!).step).toMatchObject({ batch: 6, passes: 4 });
+  });
+
+  test('ranks agree on the smallest, and end together where one has no room', async () => {
+    const ranks = 3;
+    const together = (free: readonly number[]) => {
+      const rounds: { sums: number[]; waiting: (() => void)[] }[] = [];
+      const asked = [0, 0, 0];
+      const fits = free.map((bytes, rank) => {
+        const sums = async (values: readonly number[]) => {
+          const at = asked[rank]!++;
+          rounds[at] ??= { sums: values.map(() => 0), waiting: [] };
+          const round = rounds[at];
+          round.sums = round.sums.map((sum, i) => sum + values[i]!);
+          if (round.waiting.length < ranks - 1) await new Promise<void>((go) => round.waiting.push(go));
+          else for (const go of round.waiting) go();
+          return round.sums;
+        };
+        return fitTogether({ backend, recipe, tower: null, free: bytes }, { rank, ranks, sums });
+      });
+      return Promise.allSettled(fits);
+    };
+    const much = 1e12;
+    const little = bytes(1, 2) / 0.8 + 8;
+    for (const end of await together([much, little, much])) {
+      expect(end.status === 'fulfilled' && end.value.stage.map((row) => row.micro_batch)).toEqual([8, 2]);
+    }
+    const ends = await together([much, 1000, much]);
+    const why = (end: (typeof ends)[number]) => (end.status === 'rejected' ? String(end.reason) : '');
+    expect(ends.map(why)).toEqual([
+      expect.stringContaining('rank 1 may not take as much'),
+      expect.stringContaining('8.00e-7 GB may be taken'),
+      expect.stringContaining('rank 1 may not take as much'),
+    ]);
+  });
+
+  test('passes that ranks cannot share out become the largest that they can', () => {
+    const row = { ...recipe.stage[0]!, micro_batch: 8 };
+    const even = (ranks: number) =>
+      evenMicroBatches({ ...recipe, stage: [row] }, ranks).stage[0]!.micro_batch;
+    expect([1, 2, 3, 4, 8].map(even)).toEqual([8, 6, 8, 6, 3]);
   });
 
   test('of this machine, without a number given', () => {
