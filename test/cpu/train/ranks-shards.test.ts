@@ -1,6 +1,6 @@
 // Several ranks on shards of latents, with all that a run has beside its steps: sets of unequal weight, a
-// text tower in the step, held-out samples, previews, passes fitted to the memory, and two sizes; gone on with by
-// other numbers of ranks, on either side of the change.
+// text tower in the step, held-out samples, previews, passes fitted to the memory, and two sizes; gone on
+// with by other numbers of ranks, on either side of the change.
 import { afterAll, beforeAll, expect, test } from 'bun:test';
 import { cpSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { writeTinyParts } from '../sample/tiny-parts.ts';
