@@ -1,10 +1,11 @@
 // The autoencoder on the stand-in GPU, in both precisions, with convolutions by cuDNN and by im2col: golden
-// numbers, and strips against all at once.
+// numbers, strips against all at once, and several pictures in one pass.
 import { expect, test } from 'bun:test';
 import { relRms } from '../../src/eval/conformance.ts';
 import { verifyVae } from '../../src/eval/vae.ts';
 import { Safetensors } from '../../src/io/safetensors.ts';
 import { Vae } from '../../src/sample/autoencoder.ts';
+import { PictureEncoder } from '../../src/sample/picture-encoder.ts';
 import { Strips } from '../../src/sample/strips.ts';
 import { readVaeConfigFile } from '../../src/vae/config.ts';
 import { randomValues } from '../cpu/op-case.ts';
@@ -39,6 +40,14 @@ test.each([
   expect(strips.tiling(memory).stretches.length).toBeGreaterThan(1);
   // Products of other sizes may be summed in another order by a GPU's library.
   expect(relRms(vae.decode(latent, size, memory), whole)).toBeLessThan(precision === 'bf16' ? 0.02 : 1e-5);
+  const pictures = [1, 2].map((seed) => randomValues(3 * 16 * 24, seed));
+  const side = { height: 16, width: 24 };
+  const encoder = new PictureEncoder(vae, side, 3);
+  const one = pictures.flatMap((picture) => [...vae.encode(picture, side)]);
+  expect(relRms(encoder.encode(pictures), Float32Array.from(one))).toBeLessThan(
+    precision === 'bf16' ? 0.02 : 1e-5,
+  );
+  encoder.free();
   vae.free();
   backend.close();
   expect(complaints()).toBe(0);
