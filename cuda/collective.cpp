@@ -25,10 +25,10 @@ struct all_reduce {
   real *x;
   long count;
 };
-// The own stretch of x [ranks, count] becomes its sum over ranks; the others stay as they are.
-struct reduce_scatter {
+// x[i] = sum over ranks of x[i] on rank `root`; on the others x stays as it is.
+struct reduce {
   real *x;
-  long count, rank, ranks;
+  long count, root;
 };
 // x [ranks, count]: every stretch as the rank has it that it belongs to.
 struct all_gather {
@@ -139,11 +139,11 @@ int agree(const md_entry *entry, long count) {
   return MD_BAD_COMMAND;
 }
 
-// Sums over ranks of n numbers that lie at the same place of every slot.
-void add_slots(real *to, long at, long n) {
-  memcpy(to, reinterpret_cast<real *>(slot(0)) + at, size_t(n) * sizeof(real));
+// Sums over ranks of n numbers that lie in every slot.
+void add_slots(real *to, long n) {
+  memcpy(to, slot(0), size_t(n) * sizeof(real));
   for (int rank = 1; rank < group; ++rank) {
-    const real *from = reinterpret_cast<real *>(slot(rank)) + at;
+    const real *from = reinterpret_cast<real *>(slot(rank));
     for (long i = 0; i < n; ++i) to[i] += from[i];
   }
 }
@@ -169,18 +169,16 @@ constexpr long room = slot_bytes / long(sizeof(real));
 int run(const all_reduce &c) {
   return pieces(c.count, room, [&](long at, long n) {
     return turn([&] { memcpy(slot(own), c.x + at, size_t(n) * sizeof(real)); },
-                [&] { add_slots(c.x + at, 0, n); });
+                [&] { add_slots(c.x + at, n); });
   });
 }
 
-int run(const reduce_scatter &c) {
-  return pieces(c.count, room / group, [&](long at, long n) {
-    auto show = [&] {
-      real *to = reinterpret_cast<real *>(slot(own));
-      for (int rank = 0; rank < group; ++rank)
-        memcpy(to + rank * n, c.x + rank * c.count + at, size_t(n) * sizeof(real));
-    };
-    return turn(show, [&] { add_slots(c.x + own * c.count + at, own * n, n); });
+int run(const reduce &c) {
+  return pieces(c.count, room, [&](long at, long n) {
+    return turn([&] { memcpy(slot(own), c.x + at, size_t(n) * sizeof(real)); },
+                [&] {
+                  if (own == int(c.root)) add_slots(c.x + at, n);
+                });
   });
 }
 
@@ -225,7 +223,7 @@ template <class Operation> int run_in_group(const md_entry *entry, const void *s
 
 const md_entry collective_entries[collective_count] = {
     {"all_reduce", nullptr, long(sizeof(all_reduce) / 8)},
-    {"reduce_scatter", nullptr, long(sizeof(reduce_scatter) / 8)},
+    {"reduce", nullptr, long(sizeof(reduce) / 8)},
     {"all_gather", nullptr, long(sizeof(all_gather) / 8)},
     {"broadcast", nullptr, long(sizeof(broadcast) / 8)},
 };
@@ -233,7 +231,7 @@ const md_entry collective_entries[collective_count] = {
 int collective_run(const md_entry *entry, const void *slots) {
   switch (entry - collective_entries) {
     case 0: return run_as<all_reduce>(entry, slots);
-    case 1: return run_in_group<reduce_scatter>(entry, slots);
+    case 1: return run_as<reduce>(entry, slots);
     case 2: return run_in_group<all_gather>(entry, slots);
     default: return run_as<broadcast>(entry, slots);
   }

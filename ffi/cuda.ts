@@ -34,7 +34,7 @@ export const CUDA_SYMBOLS = {
   cuMemcpyHtoDAsync_v2: { args: ['u64', 'ptr', 'u64', 'ptr'], returns: 'i32' },
   cuMemcpyDtoHAsync_v2: { args: ['ptr', 'u64', 'u64', 'ptr'], returns: 'i32' },
   cuMemcpyDtoDAsync_v2: { args: ['u64', 'u64', 'u64', 'ptr'], returns: 'i32' },
-  cuStreamCreate: { args: ['ptr', 'i32'], returns: 'i32' },
+  cuStreamCreateWithPriority: { args: ['ptr', 'i32', 'i32'], returns: 'i32' },
   cuStreamDestroy_v2: { args: ['ptr'], returns: 'i32' },
   cuStreamSynchronize: { args: ['ptr'], returns: 'i32' },
   cuStreamQuery: { args: ['ptr'], returns: 'i32' },
@@ -63,6 +63,8 @@ export const CUDA_SYMBOLS = {
 } as const;
 
 const OUT_BYTES = 64;
+/** Beyond the least number that a driver knows, which it then takes. */
+const FIRST = -100;
 const STREAM_NON_BLOCKING = 1;
 const EVENT_DEFAULT = 0;
 const EVENT_DISABLE_TIMING = 2;
@@ -243,9 +245,11 @@ export class Cuda {
 
   // Streams, events ----------------------------------------------------------------------------------
 
-  /** A stream that does not wait for the null stream. */
-  streamCreate(): number {
-    this.#check('cuStreamCreate', this.#c.cuStreamCreate(this.#out.address, STREAM_NON_BLOCKING));
+  /** A stream that does not wait for the null stream; `first`: its kernels start before those of others. */
+  streamCreate(priority: 'last' | 'first' = 'last'): number {
+    const number = priority === 'first' ? FIRST : 0;
+    const status = this.#c.cuStreamCreateWithPriority(this.#out.address, STREAM_NON_BLOCKING, number);
+    this.#check('cuStreamCreate', status);
     return this.#u64();
   }
   streamDestroy(stream: number): void {

@@ -15,6 +15,7 @@ export const NCCL_SYMBOLS = {
   ncclCommDestroy: { args: ['ptr'], returns: 'i32' },
   ncclCommAbort: { args: ['ptr'], returns: 'i32' },
   ncclAllReduce: { args: ['ptr', 'ptr', 'u64', 'i32', 'i32', 'ptr', 'ptr'], returns: 'i32' },
+  ncclReduce: { args: ['ptr', 'ptr', 'u64', 'i32', 'i32', 'i32', 'ptr', 'ptr'], returns: 'i32' },
   ncclReduceScatter: { args: ['ptr', 'ptr', 'u64', 'i32', 'i32', 'ptr', 'ptr'], returns: 'i32' },
   ncclAllGather: { args: ['ptr', 'ptr', 'u64', 'i32', 'ptr', 'ptr'], returns: 'i32' },
   ncclBroadcast: { args: ['ptr', 'ptr', 'u64', 'i32', 'i32', 'ptr', 'ptr'], returns: 'i32' },
@@ -122,6 +123,12 @@ export class Communicator {
     const numbers = [count, NCCL_TYPE[type], NCCL_OP[op]] as const;
     const status = this.#c.ncclAllReduce(from, to, ...numbers, this.#handle, stream);
     this.#check(`ncclAllReduce of ${count} ${type}`, status);
+  }
+  /** to[count] of rank `root` = op over ranks of from[count]; `to` may be `from`. Others' `to` stays. */
+  reduce(from: number, to: number, count: number, type: NcclType, op: NcclOp, root: number, stream: number) {
+    const numbers = [count, NCCL_TYPE[type], NCCL_OP[op], root] as const;
+    const status = this.#c.ncclReduce(from, to, ...numbers, this.#handle, stream);
+    this.#check(`ncclReduce of ${count} ${type}`, status);
   }
   /** to[count] = this rank's share of op over ranks of from[ranks * count]. */
   reduceScatter(from: number, to: number, count: number, type: NcclType, op: NcclOp, stream: number): void {

@@ -43,6 +43,8 @@ export interface Launch {
   /** Extent of the block's inner loops, by which a GPU chooses its threads; 0: not known. */
   readonly lanes: number;
   readonly tensorForm: TensorForm | null;
+  /** May run at the same time as the launches after it; done when the program is. */
+  readonly beside?: true;
 }
 
 /** A launch list with everything decided but the base addresses of its regions. */

@@ -82,6 +82,11 @@ export interface Op {
   readonly cheap?: true;
   /** Largest normalised mean square error of float32 against float64, with the reason for the number. */
   readonly tolerance: { readonly nmse: number; readonly why: string };
+  /**
+   * Runs beside the nodes that follow it, to the plan's end: on a GPU on a second stream. What it works on
+   * nobody touches meanwhile, and it lies outside of the arena (`freeze` sees to it).
+   */
+  readonly beside?: true;
   /** Its operations are those of matrix products: what tensor cores do, and what a model's FLOPs count. */
   readonly products?: 'gemm' | 'attention';
   /** Floating point operations; bytes are those of all operands unless given. */

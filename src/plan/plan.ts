@@ -3,7 +3,7 @@ import type { ElemBytes, Launch, Place, Program } from '../backend/backend.ts';
 import { Failure } from '../io/failure.ts';
 import { type Lifetime, planMemory, verifyMemory } from './memory.ts';
 import { type Node, operandBytes, pointerKinds } from './op.ts';
-import { cols, isContiguous, rows, shapeText, type Storage, type Tensor } from './tensor.ts';
+import { cols, isContiguous, rows, shapeText, type Storage, type Tensor, touches } from './tensor.ts';
 import type { Trace } from './trace.ts';
 
 /** Where the host finds a named input or output. */
@@ -77,6 +77,7 @@ export function freeze(name: string, trace: Trace, options: FreezeOptions): Plan
     return { space: storage.space, offset, elem: storage.elem };
   };
   const port = (t: Tensor): Port => ({ ...place(t), shape: t.shape });
+  verifyBeside(trace.nodes);
   const launches: Launch[] = trace.nodes.map((node) => {
     const spec = node.op.launch(node);
     checkKinds(node, spec.pointers);
@@ -89,6 +90,7 @@ export function freeze(name: string, trace: Trace, options: FreezeOptions): Plan
       scratch: (spec.scratch ?? 0) * elemBytes.real,
       lanes: spec.lanes ?? 0,
       tensorForm: spec.tensorForm ?? null,
+      ...(node.op.beside ? { beside: true as const } : {}),
     };
   });
   return {
@@ -102,6 +104,23 @@ export function freeze(name: string, trace: Trace, options: FreezeOptions): Plan
     arena: lifetimes.map((l) => ({ ...l, offset: placement.offsets.get(l.id)! })),
     hash: new Bun.CryptoHasher('sha256').update(JSON.stringify(launches)).digest('hex'),
   };
+}
+
+/** Throws where a node may touch what another one works on beside it. */
+function verifyBeside(nodes: readonly Node[]): void {
+  const held: { readonly node: Node; readonly t: Tensor }[] = [];
+  for (const node of nodes) {
+    const operands = [...node.inputs, ...node.outputs].filter((t) => t !== null);
+    for (const t of operands) {
+      const found = held.find((other) => touches(other.t, t));
+      if (!found && !(node.op.beside && t.storage.space === 'arena')) continue;
+      const why = found
+        ? `touches ${t.storage.name} while ${found.node.op.name} works on ${found.t.storage.name}`
+        : `works beside others on ${t.storage.name}, whose memory they take over`;
+      throw new Failure({ what: `op ${node.op.name}`, why });
+    }
+    if (node.op.beside) held.push(...operands.map((t) => ({ node, t })));
+  }
 }
 
 /** Throws where a kernel would read or write another kind of element than lies there. */

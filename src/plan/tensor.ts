@@ -85,3 +85,17 @@ export function reshape(x: Tensor, shape: readonly number[]): Tensor {
   }
   return { ...x, shape, ld: last === cols(x) ? x.ld : last };
 }
+
+/** First element of a tensor in its space, and the one behind its last: `base` counts where it is fixed. */
+export function spanOf(x: Tensor): readonly [number, number] {
+  const begin = x.storage.base + x.offset;
+  return [begin, begin + (rows(x) - 1) * x.ld + cols(x)];
+}
+
+/** Whether the extents of two tensors meet in one memory. */
+export function touches(a: Tensor, b: Tensor): boolean {
+  if (a.storage.space !== b.storage.space) return false;
+  if (a.storage.space === 'arena' && a.storage.id !== b.storage.id) return false;
+  const [[a0, a1], [b0, b1]] = [spanOf(a), spanOf(b)];
+  return a0 < b1 && b0 < a1;
+}

@@ -219,7 +219,7 @@ function largestDivisor(batch: number, most: number): number {
   return 0;
 }
 
-/** Images a second of one GPU: micro-steps, one update, and the exchange of gradients and weights. */
+/** Images a second of one GPU: micro-steps, in the last one gradients are exchanged; an update, then weights. */
 function modelledSpeed(
   network: Network,
   step: MicroStep,
@@ -227,13 +227,16 @@ function modelledSpeed(
   batch: number,
   { gpu, count }: Machine,
 ): number {
-  const { nodes } = microStepTrace(network, { ...withoutTower(step), batch: N, recompute });
-  const pass = modelledSeconds(nodes, gpu, BF16) + productSeconds(N * towerFlops(step), gpu);
-  const passes = batch / count / N;
+  const work = { ...withoutTower(step), batch: N, recompute, ranks: count, last: true };
+  const { nodes } = microStepTrace(network, work);
+  const pass = (of: readonly Node[]) =>
+    modelledSeconds(of, gpu, BF16) + productSeconds(N * towerFlops(step), gpu);
+  // Gradients are exchanged within the last pass, weights after the update.
+  const passes = (batch / count / N - 1) * pass(nodes.filter(({ op }) => !op.beside)) + pass(nodes);
   const { end } = network.parameters;
   const update = (38 * end) / count / gpu.bandwidth;
-  const exchange = count > 1 ? ((4 + 2) * end) / gpu.link : 0;
-  return batch / count / (passes * pass + update + exchange);
+  const exchange = count > 1 ? (2 * end) / gpu.link : 0;
+  return batch / count / (passes + update + exchange);
 }
 
 function measuredSpeed(

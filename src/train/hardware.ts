@@ -74,9 +74,14 @@ const TILES = [
   [64, 128],
 ] as const;
 
-/** Seconds of one run of these nodes. */
+/** Seconds of one run of these nodes. What is sent beside them counts where it ends after them. */
 export function modelledSeconds(nodes: readonly Node[], gpu: Gpu, elemBytes: ElemBytes): number {
-  return nodes.reduce((sum, node) => sum + nodeSeconds(node, gpu, elemBytes), 0);
+  let [computed, sent] = [0, 0];
+  for (const node of nodes) {
+    if (!node.op.beside) computed += nodeSeconds(node, gpu, elemBytes);
+    else sent = Math.max(sent, computed) + operandBytes(node, elemBytes) / gpu.link;
+  }
+  return Math.max(computed, sent);
 }
 
 function nodeSeconds(node: Node, gpu: Gpu, elemBytes: ElemBytes): number {

@@ -25,6 +25,11 @@ export function shareOf(parameters: Parameters, { rank, ranks }: Rank): Share {
   return { rank, ranks, first: rank * count, count, whole: Math.max(end, ranks * count), trainableEnd };
 }
 
+/** The rank whose stretch an element belongs to. */
+export function ownerOf({ count }: Share, element: number): number {
+  return Math.floor(element / count);
+}
+
 /** End of what a rank keeps of a kind of state: alone also the frozen parameters, behind all others. */
 function endOf({ ranks, first, count }: Share): number {
   return ranks === 1 ? Number.POSITIVE_INFINITY : first + count;

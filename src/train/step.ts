@@ -5,7 +5,8 @@ import { denoiseTokens, directView, embedCaption } from '../model/dit.ts';
 import { keptTokens, tokenCount } from '../model/config.ts';
 import type { Context } from '../model/layers.ts';
 import { backward } from '../plan/backward.ts';
-import { allGather, allReduce, broadcast, reduceScatter } from '../plan/ops/collective.ts';
+import { bucketsOf } from '../plan/buckets.ts';
+import { allGather, allReduce, broadcast, reduce } from '../plan/ops/collective.ts';
 import { zero } from '../plan/ops/fill.ts';
 import {
   adamw,
@@ -29,7 +30,7 @@ import { type CaptionTower, traceCaptions } from '../sample/clip-encoder.ts';
 import { captionInput, contextFor, type Network } from '../sample/network.ts';
 import { separate } from '../sample/weights.ts';
 import { tapRouters } from './gap.ts';
-import { ALONE, type Share, shareOf } from './share.ts';
+import { ALONE, ownerOf, type Share, shareOf } from './share.ts';
 
 /**
  * How the data gives images and captions: images as float32 (`x0`) or as halves (`latents`), captions as word
@@ -51,6 +52,8 @@ export interface MicroStep {
   readonly gaps?: boolean;
   /** Processes that do as many passes at the same time; 1 when left out. */
   readonly ranks?: number;
+  /** The last pass of an update: ranks sum their gradients in it, each stretch as soon as it is complete. */
+  readonly last?: boolean;
   readonly maskRatio: number;
   readonly P_mean: number;
   readonly P_std: number;
@@ -112,8 +115,36 @@ export function microStepTrace(network: Network, step: MicroStep, tower: Caption
     ids: kept === null ? null : drawMask(places, seed, tokenCount(network.dit.config), kept),
     y,
   });
-  finishMicroStep(trace, loss, N * step.passes * (step.ranks ?? 1), step.recompute);
+  const { ranks = 1, last = false } = step;
+  finishMicroStep(trace, loss, N * step.passes * ranks, step.recompute);
+  if (ranks > 1 && last) sumGradients(trace, shareOf(network.parameters, { rank: 0, ranks }));
   return trace;
+}
+
+/** Buckets that gradients are sent in, about: after the last pass one of them is still to go. */
+const BUCKETS = 32;
+
+/**
+ * Has every bucket of gradients summed on the rank that owns it, right behind the last node that adds to it.
+ * To its owner rather than scattered in slices: each rank's share of the state stays one stretch (share.ts),
+ * which checkpoints, moments and the gathering of weights need not know about, and reduces to all owners
+ * together move what a reduce-scatter of the whole does, on every link (bench/SPEED.md). The order of the
+ * sums over ranks is that of the exchange, the same in every repeat.
+ */
+function sumGradients(trace: Trace, share: Share): void {
+  const least = Math.ceil(share.trainableEnd / BUCKETS);
+  const nodes = trace.nodes.splice(0);
+  const buckets = bucketsOf(nodes, { space: 'grad', cut: share.count, least });
+  const complete = Map.groupBy(buckets, ({ after }) => after);
+  for (const [i, node] of nodes.entries()) {
+    trace.nodes.push(node);
+    for (const { first, count } of complete.get(i) ?? []) {
+      reduce(
+        trace.fixed('grad', `gradient ${first}`, [count], first, { elem: 'real' }),
+        ownerOf(share, first),
+      );
+    }
+  }
 }
 
 function imageInput(trace: Trace, { images }: Inputs, shape: readonly number[]): Tensor {
@@ -176,8 +207,8 @@ export interface UpdateOptions {
 
 /**
  * Norm, clip, AdamW and EMA over the flat buffers; gradients are zero afterwards. With several ranks each
- * adds
- * up and updates its own share: m, v and ema hold that share alone, and weights are exchanged at the end.
+ * updates its own share, whose gradients the last pass has summed: m, v and ema hold that share alone, and
+ * weights are exchanged at the end.
  */
 export function updatePlan(
   parameters: Parameters,
@@ -191,11 +222,7 @@ export function updatePlan(
   const scalars = trace.fixed('scalar', 'scalars', [SCALAR_SIZE], 0, { elem: 'real' });
   const real = (space: string, name: string, count: number, base: number) =>
     trace.fixed(space, name, [count], base, { elem: 'real' });
-  const all = share.ranks > 1 ? share.ranks * share.count : parameters.trainableEnd;
-  if (share.ranks > 1) {
-    allReduce(real('state', 'loss sums', 2, STATE.lossSum));
-    reduceScatter(real('grad', 'gradient', all, 0), share);
-  }
+  if (share.ranks > 1) allReduce(real('state', 'loss sums', 2, STATE.lossSum));
   const maxNorm = options.clipNorm > 0 ? options.clipNorm : Number.POSITIVE_INFINITY;
   const partial = sumSquares(real('grad', 'gradient', share.count, share.first));
   if (share.ranks > 1) allReduce(partial);

@@ -25,7 +25,7 @@ import { smallestGap } from './gap.ts';
 import { initialiseWeights } from './initialise.ts';
 import { rateMultiplier } from './schedule.ts';
 import { ALONE, type Share, shareOf } from './share.ts';
-import { microStepPlan, updatePlan } from './step.ts';
+import { type MicroStep, microStepPlan, updatePlan } from './step.ts';
 import { averages, stageWork } from './work.ts';
 
 /** Buffers of N images that a source fills: inputs of the micro-step by name, and places in the run [N]. */
@@ -81,6 +81,8 @@ export interface TrainingState {
 interface StagePlans {
   readonly index: number;
   readonly micro: Runner;
+  /** The last pass of a step, in which ranks sum their gradients; alone the same runner. */
+  readonly last: Runner;
   readonly update: Runner;
   readonly source: BatchSource;
   readonly batch: Batch;
@@ -191,13 +193,14 @@ export class Trainer {
   async runStep(): Promise<StepReport> {
     const { index, stage, done } = this.stageAt(this.step);
     const plans = this.plansFor(index, stage);
-    const { micro, update, batch, passes } = plans;
+    const { update, batch, passes } = plans;
     this.exchange?.giveBack();
     if (done === 0 && stage.optimizer === 'drop') this.dropMoments();
     let gap = Number.POSITIVE_INFINITY;
     for (let pass = 0; pass < passes; pass++) {
       this.fill(plans, this.images);
       await plans.filled;
+      const micro = pass < passes - 1 ? plans.micro : plans.last;
       for (const [name, values] of Object.entries(batch.inputs)) micro.set(name, values);
       micro.set('places', placeWords(batch.places));
       micro.run();
@@ -260,14 +263,12 @@ export class Trainer {
    */
   timeStep(): { micro: Float64Array; update: Float64Array } {
     const { index, stage } = this.stageAt(this.step);
-    const { micro, update } = this.plansFor(index, stage);
-    return { micro: micro.runTimed(), update: update.runTimed() };
+    const { last, update } = this.plansFor(index, stage);
+    return { micro: last.runTimed(), update: update.runTimed() };
   }
 
   free(): void {
-    this.plans?.micro.free();
-    this.plans?.update.free();
-    this.plans = null;
+    this.freePlans();
     this.exchange?.free();
     const { weight, master, ...others } = this.buffers;
     freeWeights({ weight, master });
@@ -282,14 +283,18 @@ export class Trainer {
 
   private plansFor(index: number, stage: Stage): StagePlans {
     if (this.plans?.index === index) return this.plans;
-    this.plans?.micro.free();
-    this.plans?.update.free();
+    this.freePlans();
     this.enter(this.networks[index]!);
     const { backend, network, recipe, tower } = this;
     const { step, update: options, model } = stageWork(recipe, stage, this.share.ranks);
     const { master, weight, grad, m, v, ema, state, scalar } = this.buffers;
     const regions = { master, weight, grad, m, v, state, scalar, ...(ema ? { ema } : {}), ...tower?.regions };
-    const micro = new Runner(backend, microStepPlan(network, step, backend.elemBytes, tower), regions);
+    const pass = (work: MicroStep, shared: Readonly<Record<string, Region>>) =>
+      new Runner(backend, microStepPlan(network, work, backend.elemBytes, tower), shared);
+    const last = pass({ ...step, last: true }, regions);
+    // Ops on other regions alone are added to the last pass: arena and inputs lie at the same places in both.
+    const both = this.exchange !== null && step.passes > 1;
+    const micro = both ? pass(step, last.regions) : last;
     const plan = updatePlan(network.parameters, options, backend.elemBytes, this.share);
     const update = new Runner(backend, plan, regions);
     micro.set('seed', words(recipe.train.seed));
@@ -297,8 +302,14 @@ export class Trainer {
     const source = this.data.stage(index);
     const batch = source.allocate(step.batch);
     const { passes } = step;
-    this.plans = { index, micro, update, source, batch, holds: -1, filled: Promise.resolve(), passes };
+    const filled = Promise.resolve();
+    this.plans = { index, micro, last, update, source, batch, holds: -1, filled, passes };
     return this.plans;
+  }
+
+  private freePlans(): void {
+    for (const runner of [this.plans?.last, this.plans?.update]) runner?.free();
+    this.plans = null;
   }
 
   /** Frozen parameters stand behind the positions, whose number differs: they move along. */

@@ -3,7 +3,7 @@
 import { Native } from '../../ffi/native.ts';
 import type { Backend, Numbers } from '../../src/backend/backend.ts';
 import { cpuBackendOver } from '../../src/backend/cpu.ts';
-import { allGather, allReduce, broadcast, reduceScatter } from '../../src/plan/ops/collective.ts';
+import { allGather, allReduce, broadcast, reduce } from '../../src/plan/ops/collective.ts';
 import { freeze } from '../../src/plan/plan.ts';
 import { encodeNumbers, readNumbers, Runner } from '../../src/plan/runner.ts';
 import { Trace } from '../../src/plan/trace.ts';
@@ -23,7 +23,7 @@ export function exchanged(backend: Backend, rank: number, ranks: number): Record
   const result: Record<string, number[]> = {};
   const ops = {
     allReduce: (t: Parameters<typeof allReduce>[0]) => allReduce(t),
-    reduceScatter: (t: Parameters<typeof allReduce>[0]) => reduceScatter(t, { rank, ranks }),
+    reduce: (t: Parameters<typeof allReduce>[0]) => reduce(t, 2),
     allGather: (t: Parameters<typeof allReduce>[0]) => allGather(t, { rank, ranks }),
     broadcast: (t: Parameters<typeof allReduce>[0]) => broadcast(t, 1),
   };

@@ -4,7 +4,7 @@
 import { describe, expect, test } from 'bun:test';
 import { Native } from '../../ffi/native.ts';
 import { RankLost } from '../../src/io/failure.ts';
-import { allGather, allReduce, broadcast, reduceScatter } from '../../src/plan/ops/collective.ts';
+import { allGather, allReduce, broadcast, reduce } from '../../src/plan/ops/collective.ts';
 import { freeze } from '../../src/plan/plan.ts';
 import { Trace } from '../../src/plan/trace.ts';
 import { cpuBackendOver } from '../../src/backend/cpu.ts';
@@ -30,9 +30,8 @@ describe.each(['libmicrodiff.so', 'libmicrodiff_f64.so'])('%s', (name) => {
     const all = [own, ...(await Promise.all(others.map(async (it) => JSON.parse(await it.stdout.text()))))];
     const sum = (i: number) => value(0, i) + value(1, i) + value(2, i);
     for (const [rank, got] of all.entries()) {
-      const scattered = (i: number) => (Math.floor(i / COUNT) === rank ? sum(i) : value(rank, i));
       expect(got.allReduce).toEqual(PLACES.map(sum)); // multiples of 1/64: sums are exact
-      expect(got.reduceScatter).toEqual(PLACES.map(scattered));
+      expect(got.reduce).toEqual(PLACES.map((i) => (rank === 2 ? sum(i) : value(rank, i))));
       expect(got.allGather).toEqual(PLACES.map((i) => value(Math.floor(i / COUNT), i)));
       expect(got.broadcast).toEqual(PLACES.map((i) => value(1, i)));
     }
@@ -54,10 +53,10 @@ test('a buffer that cannot be cut into parts is refused', () => {
     freeze('x', trace, { elemBytes: { act: 4, real: 4, i32: 4 } });
   };
   const tensor = (trace: Trace) => trace.fixed('x', 'x', [64], 0, { elem: 'real' });
-  expect(frozen((trace) => reduceScatter(tensor(trace), rank))).toThrow('is cut into 3 parts');
   expect(frozen((trace) => allGather(tensor(trace), rank))).toThrow('is cut into 3 parts');
   expect(frozen((trace) => allReduce(tensor(trace)))).not.toThrow();
   expect(frozen((trace) => broadcast(tensor(trace), 1))).not.toThrow();
+  expect(frozen((trace) => reduce(tensor(trace), 1))).not.toThrow();
 });
 
 test('a process in no group is told so', () => {

@@ -174,7 +174,7 @@ describe('what is asked of the driver', () => {
       ['cuMemAlloc_v2', 'cuMemFree_v2'],
       ['cuMemHostAlloc', 'cuMemFreeHost'],
       ['cuEventCreate', 'cuEventDestroy_v2'],
-      ['cuStreamCreate', 'cuStreamDestroy_v2'],
+      ['cuStreamCreateWithPriority', 'cuStreamDestroy_v2'],
       ['cuGraphInstantiateWithFlags', 'cuGraphExecDestroy'],
       ['cuStreamEndCapture', 'cuGraphDestroy'],
       ['cuModuleLoadData', 'cuModuleUnload'],

@@ -32,7 +32,7 @@ enum Result : int {
 };
 enum Type : int { FLOAT32 = 7, BFLOAT16 = 9 };
 enum Op : int { SUM = 0, AVERAGE = 4 };
-enum Kind : int { ALL_REDUCE = 1, REDUCE_SCATTER, ALL_GATHER, BROADCAST };
+enum Kind : int { ALL_REDUCE = 1, REDUCE_SCATTER, ALL_GATHER, BROADCAST, REDUCE };
 
 const int MAX_RANKS = 16;
 const size_t CHUNK = 1 << 20;
@@ -137,6 +137,10 @@ bool run_chunk(const Collective &c, size_t first, size_t count) {
   char *receive = (char *)c.receive;
   const size_t size = size_of(c.type);
   switch (c.kind) {
+    case REDUCE:
+      return turn(c, send, first, count, [&] {
+        if (c.comm.rank == c.root) add_slots(c, receive + first * size, count);
+      });
     case ALL_REDUCE:
       return turn(c, send, first, count, [&] { add_slots(c, receive + first * size, count); });
     case REDUCE_SCATTER:
@@ -157,9 +161,7 @@ bool run_chunk(const Collective &c, size_t first, size_t count) {
   }
 }
 
-int run(void *data) {
-  Collective c;
-  memcpy((void *)&c, data, sizeof c);
+int exchange(const Collective &c) {
   const size_t size = size_of(c.type);
   const bool sends = c.kind != BROADCAST || c.comm.rank == c.root;
   if ((sends && !sim_live(c.send, c.send_count() * size, "nccl: send buffer")) ||
@@ -188,11 +190,21 @@ int run(void *data) {
   return 0;
 }
 
+int run(void *data) {
+  Collective c;
+  memcpy((void *)&c, data, sizeof c);
+  const int status = exchange(c);
+  const size_t size = size_of(c.type);
+  if (status == 0 && c.send && c.send != c.receive) sim_hold(c.send, c.send_count() * size, "nccl: what is sent");
+  if (status == 0) sim_hold(c.receive, c.receive_count() * size, "nccl: what is received");
+  return status;
+}
+
 int collect(const char *name, Collective c, Communicator *comm, void *stream) {
   if (!alive.count(comm)) return refuse(INVALID_ARGUMENT, "not a communicator, or destroyed");
   if (!size_of(c.type) || !c.receive || (!c.send && c.kind != BROADCAST))
     return refuse(INVALID_ARGUMENT, "type or address");
-  bool sums = c.kind == ALL_REDUCE || c.kind == REDUCE_SCATTER;
+  bool sums = c.kind == ALL_REDUCE || c.kind == REDUCE_SCATTER || c.kind == REDUCE;
   if (sums && ((c.type != FLOAT32 && c.type != BFLOAT16) || (c.op != SUM && c.op != AVERAGE)))
     return refuse(INVALID_ARGUMENT, "the stand-in adds float and bf16 only");
   if (c.root < 0 || c.root >= comm->ranks) return refuse(INVALID_ARGUMENT, "root");
@@ -332,6 +344,11 @@ EXPORT int ncclAllReduce(uint64_t send, uint64_t receive, size_t count, int type
                          void *stream) {
   ENTER();
   return collect(__func__, {{}, ALL_REDUCE, type, op, 0, send, receive, count}, comm, stream);
+}
+EXPORT int ncclReduce(uint64_t send, uint64_t receive, size_t count, int type, int op, int root,
+                      Communicator *comm, void *stream) {
+  ENTER();
+  return collect(__func__, {{}, REDUCE, type, op, root, send, receive, count}, comm, stream);
 }
 EXPORT int ncclReduceScatter(uint64_t send, uint64_t receive, size_t count, int type, int op,
                              Communicator *comm, void *stream) {

@@ -11,6 +11,9 @@ EXPORT int sim_enqueue(void *stream, const char *what, int (*run)(void *data), c
                        size_t bytes);
 // Whether a range lies in live device memory; if not, a complaint that begins with `what`.
 EXPORT int sim_live(uint64_t address, size_t bytes, const char *what);
+// Said by `run`: until work that is ordered after it begins, nobody may write this range. Who does so on
+// another branch of a graph is noticed.
+EXPORT void sim_hold(uint64_t address, size_t bytes, const char *what);
 // Remembers and prints a complaint; returns `status`.
 EXPORT int sim_complain(int status, const char *text);
 // The value of a setting (SIM_...), empty where it has none; good until it is set anew.

@@ -8,10 +8,11 @@ import { openData } from '../../src/train/source.ts';
 import { type StepReport, Trainer } from '../../src/train/trainer.ts';
 
 /** The recipe `tiny` with averages, shortened: the emulator takes half a second for a step of it. */
-export function tiny(): Recipe {
+export function tiny(microBatch = 0): Recipe {
   const file = { name: 'tiny.toml', text: NAMED.tiny! };
   const shorter = ['stage.0.steps=4', 'stage.1.steps=3'];
-  return resolveRecipe({ file, sets: ['optimizer.ema=0.9', ...shorter] }).recipe;
+  const sets = ['optimizer.ema=0.9', `train.micro_batch=${microBatch}`, ...shorter];
+  return resolveRecipe({ file, sets }).recipe;
 }
 
 export async function trainerOn(backend: Backend, recipe: Recipe): Promise<Trainer> {

@@ -9,7 +9,7 @@ import type { CudaDevice } from './device.ts';
 import type { Product } from './products.ts';
 import type { LaunchLibrary } from './program.ts';
 
-const KERNELS = new Set(['all_reduce', 'reduce_scatter', 'all_gather', 'broadcast']);
+const KERNELS = new Set(['all_reduce', 'reduce', 'all_gather', 'broadcast']);
 /** Looks at the stream that follow each other at once, before the process sleeps between two. */
 const EAGER = 1000;
 
@@ -42,17 +42,17 @@ export class Collectives implements LaunchLibrary, Group {
   }
 
   /** Readies a launch of a collective op with its pointer at the given address. */
-  prepare({ kernel, pointers, ints }: Launch, [address = 0]: readonly number[]): Product {
+  prepare({ kernel, pointers, ints, beside }: Launch, [address = 0]: readonly number[]): Product {
     const group = this.#group;
     const elem = pointers[0]?.elem;
     if (!group || !elem) throw new Failure({ what: kernel, why: 'this process is in no group of ranks' });
-    const { stream } = this.device;
+    const stream = beside ? this.device.beside : this.device.stream;
     const type = this.typeOf(elem);
     const [count = 0, root = 0] = ints;
     const own = address + group.rank * count * (type === 'bf16' ? 2 : 4);
     const queue = {
       all_reduce: () => group.allReduce(address, address, count, type, 'sum', stream),
-      reduce_scatter: () => group.reduceScatter(address, own, count, type, 'sum', stream),
+      reduce: () => group.reduce(address, address, count, type, 'sum', root, stream),
       all_gather: () => group.allGather(own, address, count, type, stream),
       broadcast: () => group.broadcast(address, address, count, type, root, stream),
     }[kernel];

@@ -1,5 +1,5 @@
-// One GPU: the driver with its primary context, one stream on which everything happens in order, device
-// memory, and pinned memory through which host numbers travel.
+// One GPU: the driver with its primary context, one stream on which everything happens in order, one beside it
+// for what ranks send meanwhile, device memory, and pinned memory through which host numbers travel.
 
 import { type Cuda, type DeviceFacts, type HostMemory, openCuda } from '../../../ffi/cuda.ts';
 import { EXIT, Failure } from '../../io/failure.ts';
@@ -56,6 +56,7 @@ export class CudaDevice {
   allocated = 0;
   peak = 0;
   readonly #handle: number;
+  #beside = 0;
   readonly #staging: Staging[] = [];
   #filling = 0;
   #closed = false;
@@ -67,6 +68,15 @@ export class CudaDevice {
     this.#handle = cuda.device(facts.ordinal);
     cuda.retainPrimary(this.#handle);
     this.stream = cuda.streamCreate();
+  }
+
+  /**
+   * A second stream, for what is sent while the first one computes; made at its first use. Its kernels go
+   * first where both have some ready: they are few and small, and what comes after them waits for the wire.
+   */
+  get beside(): number {
+    if (this.#beside === 0) this.#beside = this.cuda.streamCreate('first');
+    return this.#beside;
   }
 
   allocate(bytes: number): number {
@@ -111,7 +121,7 @@ export class CudaDevice {
       memory.free();
       this.cuda.eventDestroy(passed);
     }
-    this.cuda.streamDestroy(this.stream);
+    for (const stream of [this.#beside, this.stream]) if (stream !== 0) this.cuda.streamDestroy(stream);
     this.cuda.releasePrimary(this.#handle);
   }
 

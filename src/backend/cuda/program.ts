@@ -22,7 +22,7 @@ export interface ProgramOptions {
 }
 
 /** One launch with everything decided. */
-type Step = Product;
+type Step = Product & Pick<Launch, 'beside'>;
 
 /** A library that takes launches of some kernels. */
 export interface LaunchLibrary {
@@ -41,6 +41,9 @@ export class CudaProgram implements Loaded, Dependent {
   #runs = 0;
   #executable = 0;
   #events: number[] = [];
+  /** What the second stream waits for before a step of its own, and the first one at the end; 0: no such. */
+  readonly #fork: number;
+  readonly #join: number;
   #released = false;
 
   constructor(
@@ -66,7 +69,11 @@ export class CudaProgram implements Loaded, Dependent {
       launches.map((launch) => {
         const addresses = launch.pointers.map(addressOf);
         const library = libraries.get(launch);
-        if (library) return [launch, library.prepare(launch, addresses)] as const;
+        if (library) {
+          const { beside } = launch;
+          return [launch, { ...library.prepare(launch, addresses), beside }] as const;
+        }
+        if (launch.beside) throw new Failure({ what: launch.kernel, why: 'cannot run beside others' });
         const form = shapeOf(launch, kernels, options);
         kernels.allowShared(form.kernel, form.scratch);
         const parameters = packer.put(addresses, launch.ints, launch.reals);
@@ -79,6 +86,8 @@ export class CudaProgram implements Loaded, Dependent {
     );
     // Launches over no blocks stay as steps that do nothing, so that times keep their places.
     this.#steps = program.launches.map((launch) => steps.get(launch) ?? NOTHING);
+    const beside = this.#steps.some((step) => step.beside);
+    [this.#fork = 0, this.#join = 0] = beside ? [1, 2].map(() => device.cuda.eventCreate(false)) : [];
   }
 
   run(): void {
@@ -90,14 +99,15 @@ export class CudaProgram implements Loaded, Dependent {
     this.#runs = Math.max(this.#runs, 1);
   }
 
-  /** Queues launch after launch with an event between each two, and waits. */
+  /** Queues launch after launch, none beside another, with an event between each two, and waits. */
   runTimed(): Float64Array {
     this.#need();
     const { cuda, stream } = this.#device;
     while (this.#events.length <= this.#steps.length) this.#events.push(cuda.eventCreate(true));
     cuda.eventRecord(this.#events[0]!, stream);
     for (const [i, step] of this.#steps.entries()) {
-      step.queue();
+      this.#put(step);
+      if (step.beside) this.#meet();
       cuda.eventRecord(this.#events[i + 1]!, stream);
     }
     cuda.eventSynchronize(this.#events[this.#steps.length]!);
@@ -116,7 +126,7 @@ export class CudaProgram implements Loaded, Dependent {
       if (!cuda.lost) cuda.streamSynchronize(stream);
       cuda.graphExecDestroy(this.#executable);
     }
-    for (const event of this.#events) cuda.eventDestroy(event);
+    for (const event of [...this.#events, this.#fork, this.#join]) if (event !== 0) cuda.eventDestroy(event);
     for (const step of this.#steps) step.release();
     this.#ended();
     this.#events = [];
@@ -124,7 +134,26 @@ export class CudaProgram implements Loaded, Dependent {
   }
 
   #queue(): void {
-    for (const step of this.#steps) step.queue();
+    for (const step of this.#steps) this.#put(step);
+    if (this.#fork !== 0) this.#meet();
+  }
+
+  /** A step beside others begins when all before it are done, on a second stream. */
+  #put(step: Step): void {
+    if (step.beside) this.#order(this.#fork, this.#device.stream, this.#device.beside);
+    step.queue();
+  }
+
+  /** What comes next waits for all steps beside the others. */
+  #meet(): void {
+    this.#order(this.#join, this.#device.beside, this.#device.stream);
+  }
+
+  /** What is queued on a stream from now on waits for what is queued on another. In a capture: an edge. */
+  #order(event: number, earlier: number, later: number): void {
+    const { cuda } = this.#device;
+    cuda.eventRecord(event, earlier);
+    cuda.streamWaitEvent(later, event);
   }
 
   /** The same calls as an eager run, recorded. Nothing in them allocates or asks for algorithms. */

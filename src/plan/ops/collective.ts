@@ -35,6 +35,14 @@ const allReduceOp = defineOp({
   flops: (node) => count(need(node.outputs[0], 'all_reduce')),
 });
 
+/** A launch over all of x, of which one rank has or gets the result. */
+const fromRoot =
+  (op: string): Op['launch'] =>
+  ({ outputs, attrs }) => {
+    const { x, length } = parts(op, outputs[0], 1);
+    return { pointers: [x], ints: [length, attrs.root ?? 0], blocks: 1 };
+  };
+
 /** A launch over the parts of all ranks. */
 const inParts =
   (op: string): Op['launch'] =>
@@ -44,14 +52,15 @@ const inParts =
     return { pointers: [x], ints: [length, rank, ranks], blocks: 1 };
   };
 
-const reduceScatterOp = defineOp({
+const reduceOp = defineOp({
   ...SAME,
-  name: 'reduce_scatter',
-  formula: 'x[rank] = sum over ranks of x[rank], x [ranks, count]; the other parts stay',
-  fields: { pointers: 'real x', ints: 'count rank ranks' },
-  launch: inParts('reduce_scatter'),
+  name: 'reduce',
+  formula: 'x = sum over ranks of x on rank root; elsewhere x stays',
+  fields: { pointers: 'real x', ints: 'count root' },
+  launch: fromRoot('reduce'),
+  beside: true,
   tolerance: SUMS,
-  flops: (node) => count(need(node.outputs[0], 'reduce_scatter')),
+  flops: (node) => count(need(node.outputs[0], 'reduce')),
 });
 
 const allGatherOp = defineOp({
@@ -69,10 +78,7 @@ const broadcastOp = defineOp({
   name: 'broadcast',
   formula: 'x = x of rank root',
   fields: { pointers: 'any x', ints: 'count root' },
-  launch: ({ outputs, attrs }) => {
-    const { x, length } = parts('broadcast', outputs[0], 1);
-    return { pointers: [x], ints: [length, attrs.root ?? 0], blocks: 1 };
-  },
+  launch: fromRoot('broadcast'),
   tolerance: MOVES,
   flops: () => 0,
 });
@@ -83,9 +89,11 @@ const inPlace = (op: Op, tensor: Tensor, attrs: Readonly<Record<string, number>>
 /** x real becomes its sum over all ranks. */
 export const allReduce = (x: Tensor) => inPlace(allReduceOp, x);
 
-/** The own part of x real, of as many equal parts as there are ranks, becomes its sum over all ranks. */
-export const reduceScatter = (x: Tensor, { rank, ranks }: Rank) =>
-  inPlace(reduceScatterOp, x, { rank, ranks });
+/**
+ * x real of rank `root` becomes its sum over all ranks, while the ops that follow go on: none of them may
+ * touch x.
+ */
+export const reduce = (x: Tensor, root: number) => inPlace(reduceOp, x, { root });
 
 /** Every part of x becomes what the rank has that it belongs to. */
 export const allGather = (x: Tensor, { rank, ranks }: Rank) => inPlace(allGatherOp, x, { rank, ranks });

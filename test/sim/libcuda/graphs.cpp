@@ -32,6 +32,62 @@ bool all_joined(const Capture &capture, const std::vector<size_t> &tail) {
   return reached.size() == capture.nodes.size();
 }
 
+// What a node of a graph works on, perhaps still, until a node that waits for it begins.
+struct Hold {
+  std::string what;
+  uint64_t address;
+  size_t bytes;
+  uint64_t hash;
+  std::vector<char> later;  // of each node: whether it waits for this one
+};
+std::vector<Hold> said;  // by the work that runs
+
+uint64_t hash_of(const Hold &hold) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  const unsigned char *bytes = (const unsigned char *)hold.address;
+  for (size_t i = 0; i < hold.bytes; ++i) hash = (hash ^ bytes[i]) * 0x100000001b3u;
+  return hash;
+}
+
+void check(const Hold &hold, const char *where) {
+  if (hash_of(hold) != hold.hash)
+    complain(SUCCESS, "%s: its buffer was written by another branch before %s", hold.what.c_str(), where);
+}
+
+// Before node `i`: what it waits for must be as it was left.
+void check_before(const std::vector<Hold> &holds, size_t i, const std::string &what) {
+  for (const Hold &hold : holds)
+    if (hold.later[i]) check(hold, what.c_str());
+}
+
+// After node `i`: it may have changed what it waited for, and says what it works on itself.
+void renew(std::vector<Hold> &holds, size_t i, const std::vector<std::vector<size_t>> &next) {
+  std::vector<Hold> left;
+  for (Hold &hold : holds) {
+    bool met = said.empty();
+    for (const Hold &other : said)
+      met |= other.address < hold.address + hold.bytes && hold.address < other.address + other.bytes;
+    if (!hold.later[i] || !met) left.push_back(std::move(hold));
+  }
+  for (Hold &hold : said) {
+    hold.hash = hash_of(hold);
+    hold.later.assign(next.size(), 0);
+    std::vector<size_t> open{i};
+    while (!open.empty()) {
+      size_t node = open.back();
+      open.pop_back();
+      for (size_t after : next[node])
+        if (!hold.later[after]) {
+          hold.later[after] = 1;
+          open.push_back(after);
+        }
+    }
+    left.push_back(std::move(hold));
+  }
+  said.clear();
+  holds = std::move(left);
+}
+
 CUresult run_graph(const Graph &graph) {
   const size_t count = graph.nodes.size();
   std::vector<size_t> waits(count, 0);
@@ -44,6 +100,8 @@ CUresult run_graph(const Graph &graph) {
   }
   const std::string order = setting("SIM_ORDER", "forward");
   uint64_t random = 0x9E3779B97F4A7C15u;
+  std::vector<Hold> holds;
+  said.clear();
   while (!ready.empty()) {
     auto chosen = ready.begin();
     if (order == "reverse") chosen = std::prev(ready.end());
@@ -53,11 +111,15 @@ CUresult run_graph(const Graph &graph) {
     }
     size_t node = *chosen;
     ready.erase(chosen);
-    CUresult status = graph.nodes[node].work.run();
+    const Work &work = graph.nodes[node].work;
+    check_before(holds, node, work.what);
+    CUresult status = work.run();
     if (status) return status;
+    renew(holds, node, next);
     for (size_t after : next[node])
       if (!--waits[after]) ready.insert(after);
   }
+  for (const Hold &hold : holds) check(hold, "the graph's end");
   return SUCCESS;
 }
 
@@ -70,6 +132,10 @@ CUresult instantiate(Handle *out, Handle handle) {
 }
 
 }  // namespace
+
+EXPORT void sim_hold(uint64_t address, size_t bytes, const char *what) {
+  said.push_back({what, address, bytes, 0, {}});
+}
 
 bool capture_forbids() {
   bool forbids = false;
