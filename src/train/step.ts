@@ -126,10 +126,9 @@ const BUCKETS = 32;
 
 /**
  * Has every bucket of gradients summed on the rank that owns it, right behind the last node that adds to it.
- * To its owner rather than scattered in slices: each rank's share of the state stays one stretch (share.ts),
- * which checkpoints, moments and the gathering of weights need not know about, and reduces to all owners
- * together move what a reduce-scatter of the whole does, on every link (bench/SPEED.md). The order of the
- * sums over ranks is that of the exchange, the same in every repeat.
+ * To its owner rather than scattered in slices: so each rank's share of the state stays one stretch, which
+ * checkpoints and the gathering of weights rely on, and which does not follow a stage's buckets. It moves
+ * ranks / (ranks - 1) times the bytes of a scattering, while others are being made (bench/SPEED.md).
  */
 function sumGradients(trace: Trace, share: Share): void {
   const least = Math.ceil(share.trainableEnd / BUCKETS);
