@@ -219,7 +219,7 @@ function largestDivisor(batch: number, most: number): number {
   return 0;
 }
 
-/** Images a second of one GPU: micro-steps, in the last one gradients are exchanged; an update, then weights. */
+/** Images a second of one GPU: micro-steps, gradients exchanged in the last; an update, then weights. */
 function modelledSpeed(
   network: Network,
   step: MicroStep,

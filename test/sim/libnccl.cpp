@@ -195,7 +195,8 @@ int run(void *data) {
   memcpy((void *)&c, data, sizeof c);
   const int status = exchange(c);
   const size_t size = size_of(c.type);
-  if (status == 0 && c.send && c.send != c.receive) sim_hold(c.send, c.send_count() * size, "nccl: what is sent");
+  if (status == 0 && c.send && c.send != c.receive)
+    sim_hold(c.send, c.send_count() * size, "nccl: what is sent");
   if (status == 0) sim_hold(c.receive, c.receive_count() * size, "nccl: what is received");
   return status;
 }

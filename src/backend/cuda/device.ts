@@ -1,5 +1,5 @@
-// One GPU: the driver with its primary context, one stream on which everything happens in order, one beside it
-// for what ranks send meanwhile, device memory, and pinned memory through which host numbers travel.
+// One GPU: the driver with its primary context, one stream on which everything happens in order, one for
+// what ranks send meanwhile, device memory, and pinned memory through which host numbers travel.
 
 import { type Cuda, type DeviceFacts, type HostMemory, openCuda } from '../../../ffi/cuda.ts';
 import { EXIT, Failure } from '../../io/failure.ts';
