@@ -7,10 +7,18 @@ export type Row =
   | { readonly index: number; readonly fields: readonly string[] }
   | { readonly index: number; readonly error: string };
 
+/** Of a row: each field and each line of a quoted one costs memory of its own. */
+const MAX_FIELDS = 2 ** 14;
+const MAX_LINES = 2 ** 16;
+const manyFields = `the row has more than ${MAX_FIELDS} fields`;
+
 export interface CsvOptions {
   /** Between fields; with tabs quotes are letters like any other, as in files of that kind. */
   readonly separator?: ',' | '\t';
-  /** Longest row, 2^20: a quote that never ends would take the rest of the stream into memory. */
+  /**
+   * Longest row, 2^20 (and 2^14 fields, 2^16 lines): a quote that never ends would take the rest of the
+   * stream into memory.
+   */
   readonly maxCharacters?: number;
 }
 
@@ -23,7 +31,12 @@ export async function* readCsv(
   if (separator === '\t') {
     for await (const line of readLines(source, { maxBytes: maxCharacters })) {
       if ('error' in line) yield line;
-      else yield { index: line.index, fields: line.text.split('\t') };
+      else {
+        const fields = line.text.split('\t', MAX_FIELDS + 1);
+        yield fields.length > MAX_FIELDS
+          ? { index: line.index, error: manyFields }
+          : { index: line.index, fields };
+      }
     }
     return;
   }
@@ -45,6 +58,7 @@ class OpenRow {
   isOpen = false;
   private field = '';
   private length = 0;
+  private lines = 0;
 
   constructor(private readonly maxCharacters: number) {}
 
@@ -56,6 +70,7 @@ class OpenRow {
     if (this.length > this.maxCharacters) {
       return `the row is longer than ${this.maxCharacters} characters`;
     }
+    if (++this.lines > MAX_LINES) return `the row has more than ${MAX_LINES} lines`;
     if (this.isOpen) this.field += '\n';
     for (let at = 0; ; ) {
       if (!this.isOpen && text[at] === '"') {
@@ -78,6 +93,7 @@ class OpenRow {
         this.isOpen = false;
         if (at < text.length && text[at] !== ',') return `"${text[at]}" follows a closing quote`;
       }
+      if (this.fields.length >= MAX_FIELDS) return manyFields;
       const comma = text.indexOf(',', at);
       this.fields.push(this.field + text.slice(at, comma < 0 ? text.length : comma));
       this.field = '';

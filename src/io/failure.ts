@@ -33,6 +33,14 @@ export class RankLost extends Failure {
   }
 }
 
+/** Names out of files may be of any length. */
+const LONGEST = 4000;
+
+/** Line breaks become blanks, other control characters (which a terminal would obey) are written out. */
 function oneLine(text: string): string {
-  return text.replace(/\s*\n\s*/g, ' ').trim();
+  const short = text.length <= LONGEST ? text : `${text.slice(0, LONGEST / 2)} … ${text.slice(-LONGEST / 2)}`;
+  return short
+    .replace(/\s+/g, (run) => (run.includes('\n') ? ' ' : run))
+    .trim()
+    .replace(/[\p{Cc}\u2028\u2029]/gu, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, '0')}`);
 }

@@ -1,4 +1,5 @@
 // The work of a worker: an item's picture read, hashed, decoded and cut to its squares, its caption chosen.
+import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { Failure } from '../io/failure.ts';
 import { middleSquare } from '../io/image/crop.ts';
@@ -35,9 +36,9 @@ function whyOf({ file, message }: ImageFailure): string {
 }
 
 async function prepared(item: Item, settings: ItemSettings): Promise<Prepared> {
-  const captions = captionsOf(item, settings);
   const { image } = item;
   if ('none' in image) throw new Drop(image.none);
+  const captions = captionsOf(item, settings);
   const bytes = await bytesOf(image, settings);
   const hash = new Uint8Array(new Bun.CryptoHasher('sha256').update(bytes).digest().subarray(0, 16));
   const picture = 'rgb' in image ? pixels(image) : await decodeImage(bytes, item.name, settings);
@@ -89,17 +90,15 @@ async function bytesOf(
 
 async function readPicture(path: string): Promise<Uint8Array> {
   try {
-    await using file = await open(path, 'r');
+    // Not blocking: a pipe is refused at once, and not when somebody writes to it.
+    await using file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
     const stat = await file.stat();
     if (!stat.isFile()) throw drop('missing', 'is not a regular file');
     if (stat.size > LIMITS.bytes) throw drop('too large', `${stat.size} bytes are more than ${LIMITS.bytes}`);
     return await file.readFile();
   } catch (error) {
     if (osCode(error) === undefined) throw error;
-    const failure = osFailure(error, path, 'read');
-    throw drop(
-      'missing',
-      failure instanceof Failure ? failure.message.slice(path.length + 2) : String(error),
-    );
+    const failure = osFailure(error, 'it', 'read'); // its name stands beside this
+    throw drop('missing', failure instanceof Failure ? failure.message.slice('it: '.length) : String(error));
   }
 }

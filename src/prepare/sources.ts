@@ -1,6 +1,7 @@
 // Where pictures and captions come from: folders, tables (CSV, TSV, JSONL, Parquet), WebDataset archives and
 // sets of shards, told by what is in them; each gives its items in an order of its own that never changes.
-import { createReadStream, existsSync, openSync, closeSync, readdirSync, readSync, statSync } from 'node:fs';
+import { createReadStream, type Dirent, existsSync, openSync, closeSync } from 'node:fs';
+import { readdirSync, readSync, statSync } from 'node:fs';
 import { dirname, extname, join, resolve } from 'node:path';
 import { CAPTION_NAMES } from '../data/shard-picture.ts';
 import { webSamples } from '../data/webdataset.ts';
@@ -115,8 +116,13 @@ function isTar(head: Uint8Array, name: string): boolean {
 
 /** Pictures of a folder and those below, by their paths; archives in it in their places. */
 function* filesBelow(folder: string): Generator<string> {
-  const entries = readdirSync(folder, { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1));
-  for (const entry of entries) {
+  let entries: Dirent[];
+  try {
+    entries = readdirSync(folder, { withFileTypes: true });
+  } catch (error) {
+    throw osFailure(error, folder, 'read');
+  }
+  for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
     const path = join(folder, entry.name);
     if (entry.isDirectory()) yield* filesBelow(path);
     else yield path;
@@ -126,7 +132,8 @@ function* filesBelow(folder: string): Generator<string> {
 async function* fromFolder(folder: string, options: SourceOptions): AsyncGenerator<Found> {
   for (const path of filesBelow(folder)) {
     const ending = extname(path).toLowerCase();
-    if (ending === '.tar') yield* fromTar(path, options);
+    if (ending === '.tar' && statSync(path, { throwIfNoEntry: false })?.isFile())
+      yield* fromTar(path, options);
     if (!IMAGE_ENDINGS.includes(ending)) continue;
     const stem = path.slice(0, path.length - ending.length);
     const files = CAPTION_ENDINGS.map((end) => stem + end).filter((file) => existsSync(file));
@@ -181,7 +188,8 @@ function columnOf(
   if (found !== undefined) return columns[found]!;
   const why =
     asked === undefined ? 'has no column for pictures or captions that is known' : `has no column ${asked}`;
-  const fix = `It has ${columns.join(', ')}: say --image-column and --caption-column`;
+  const some = columns.slice(0, 30).join(', ') + (columns.length > 30 ? ', ...' : '');
+  const fix = `It has ${some}: say --image-column and --caption-column`;
   throw new Failure({ what: path, why, fix, code: EXIT.usage });
 }
 
@@ -201,6 +209,7 @@ function imageOf(value: unknown, folder: string): ImageRef {
     return none('download', `addresses of ${scheme} are not read, only http and https`);
   if (value.length > 1024 && /^[A-Za-z0-9+/\s]+=*$/.test(value.trimEnd()))
     return { bytes: Buffer.from(value, 'base64') };
+  if (value.includes('\0')) return none('bad row', 'its path holds a zero');
   return { path: resolve(folder, value) };
 }
 
@@ -222,10 +231,10 @@ async function* fromParquet(path: string, options: SourceOptions): AsyncGenerato
 async function* fromJsonLines(path: string, options: SourceOptions): AsyncGenerator<Found> {
   for await (const line of readLines(createReadStream(path), { maxBytes: ROW_CHARACTERS })) {
     const name = `${path}:${line.index}`;
-    const record = 'text' in line ? decodeRecord(line.text) : undefined;
+    const record = 'text' in line && !hasManyValues(line.text) ? decodeRecord(line.text) : undefined;
     if ('text' in line && line.text.trim() === '') continue;
     if (!record) {
-      const why = 'error' in line ? line.error : 'is no JSON object';
+      const why = 'error' in line ? line.error : 'is no JSON object, or one of too many values';
       yield { name, image: none('bad row', why), captions: { texts: [] } };
       continue;
     }
@@ -238,6 +247,18 @@ async function* fromJsonLines(path: string, options: SourceOptions): AsyncGenera
   }
 }
 
+/** Most commas and brackets of a row: values cost memory of their own. A picture in base64 has none. */
+const MAX_MARKS = 2 ** 18;
+
+function hasManyValues(text: string): boolean {
+  if (text.length <= MAX_MARKS) return false;
+  let marks = 0;
+  for (const mark of [',', '[', '{']) {
+    for (let at = text.indexOf(mark); at >= 0 && marks <= MAX_MARKS; at = text.indexOf(mark, at + 1)) marks++;
+  }
+  return marks > MAX_MARKS;
+}
+
 async function* fromTable(
   path: string,
   separator: ',' | '\t',
@@ -247,6 +268,10 @@ async function* fromTable(
   let [image, caption] = [-1, -1];
   for await (const row of readCsv(createReadStream(path), { separator, maxCharacters: ROW_CHARACTERS })) {
     const name = `${path}:${row.index}`;
+    if ('error' in row && !head) {
+      const fix = 'The first row names the columns';
+      throw new Failure({ what: path, why: `its head cannot be read: ${row.error}`, fix, code: EXIT.usage });
+    }
     if ('error' in row) {
       yield { name, image: none('bad row', row.error), captions: { texts: [] } };
     } else if (!head) {

@@ -45,7 +45,14 @@ test('broken rows are errors in their place', async () => {
     ['d'],
     'the quoted field at the end of the file has no closing quote',
   ]);
-  expect((await rows(`"${'x\n'.repeat(600_000)}"\n`))[0]).toContain('the row is longer than');
+  expect((await rows(`"${'x'.repeat(99)}\n${'x'.repeat(1_048_500)}"\n`))[0]).toContain(
+    'the row is longer than',
+  );
+  expect((await rows(`"${'x\n'.repeat(70_000)}"\n`))[0]).toBe('the row has more than 65536 lines');
+  expect(await rows(`${','.repeat(20_000)}\na,b`)).toEqual([
+    'the row has more than 16384 fields',
+    ['a', 'b'],
+  ]);
 });
 
 test('prompts from a column', async () => {

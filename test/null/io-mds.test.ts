@@ -2,7 +2,7 @@
 // think of.
 
 import { afterAll, beforeAll, describe, expect, test } from 'bun:test';
-import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
@@ -128,7 +128,7 @@ describe('a shard', () => {
   });
 
   test('is found by the number of a sample, empty shards or not', () => {
-    const entries = [3, 0, 2, 0].map((count) => entryOf(TWO, count, 1000));
+    const entries = [3, 0, 2, 0].map((count, i) => entryOf(TWO, count, 1000, `shard.${i}.mds`));
     const index = MdsIndex.parse(text(indexText(...entries)), '.');
     expect(index.count).toBe(5);
     const places = [0, 2, 3, 4].map((i) => index.locate(i));
@@ -330,7 +330,7 @@ describe('damaged indexes', () => {
   const changed = (change: (entry: Record<string, unknown>) => void) => {
     const json: Record<string, unknown> = entry();
     change(json);
-    return refusal(JSON.stringify({ version: 2, shards: [entryOf(TWO, 1, 500), json] }));
+    return refusal(JSON.stringify({ version: 2, shards: [entryOf(TWO, 1, 500, 'shard.0.mds'), json] }));
   };
 
   test('what is not an index', () => {
@@ -386,6 +386,51 @@ describe('damaged indexes', () => {
     expect(changed((json) => (json.raw_data = { ...entry().raw_data, basename: 'a/..b/c.mds' }))).toBe(
       'read',
     );
+  });
+
+  test('one file for two shards', () => {
+    expect(changed((json) => (json.raw_data = { ...entry().raw_data, basename: 'shard.0.mds' }))).toMatch(
+      /shard 1 has the file "shard.0.mds", and so has shard 0/,
+    );
+    const zip = { ...entry().raw_data };
+    expect(changed((json) => Object.assign(json, { compression: 'gz', zip_data: zip }))).toMatch(
+      /shard 1 has the file "shard.00000.mds", and so has shard 1/,
+    );
+  });
+
+  test('shards that would unpack to far more than they are', () => {
+    const raw_data = { ...entry().raw_data, bytes: 2 ** 32 - 1 };
+    const zip_data = { basename: 'x.mds.zstd', bytes: 200_000, hashes: {} };
+    expect(changed((json) => Object.assign(json, { compression: 'zstd', raw_data, zip_data }))).toMatch(
+      /shard 1 would become 4294967295 bytes out of 200000/,
+    );
+  });
+
+  test('nothing but brackets', () => {
+    expect(
+      refusal(
+        `{"version": 2, "shards": [${Array(2 ** 21)
+          .fill('[]')
+          .join(',')}]}`,
+      ),
+    ).toMatch(/has 2097\d+ brackets in 6291\d+ bytes/);
+  });
+
+  test('files of holes are refused before they are read', () => {
+    const bytes = 2 ** 32 - 1;
+    for (const [samples, begin, why] of [
+      [2 ** 29, 0, /its samples begin at byte 0 of/],
+      [5, 2 ** 31, /2147483\d+ bytes of JSON in its head/],
+    ] as const) {
+      const start = new Uint8Array(new Uint32Array([samples, begin]).buffer);
+      const index = { version: 2, shards: [entryOf(TWO, samples, bytes)] };
+      const holes = writeSet(join(folder, `holes-${samples}`), index, { 'shard.00000.mds': start });
+      truncateSync(join(holes, 'shard.00000.mds'), bytes);
+      const before = process.resourceUsage().maxRSS;
+      const read = MdsIndex.read(holes);
+      expect(() => openShard(read, read.shards[0]!)).toThrow(why);
+      expect(process.resourceUsage().maxRSS - before).toBeLessThan(50 * 1024);
+    }
   });
 
   test('columns', () => {

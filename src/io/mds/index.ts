@@ -43,6 +43,10 @@ export interface MdsShardInfo {
 
 /** The largest file that is read: 37 M samples take about 60 MB. */
 const MAX_INDEX_BYTES = 2 ** 29;
+/** What takes most memory for its bytes: an entry of a shard has a dozen of them in 600 bytes. */
+const BRACKETS = { free: 2 ** 20, perByte: 1 / 16 };
+/** A packed shard is unpacked in memory: bytes for each packed one, beyond the usual size of a shard. */
+const UNPACKED = { free: 2 ** 26, perByte: 2000 };
 /** Offsets in a shard have 32 bits. */
 const MAX_SHARD_BYTES = 2 ** 32 - 1;
 
@@ -117,6 +121,8 @@ class IndexReader {
   /** Columns by their JSON, so that shards share them. */
   private readonly known = new Map<string, readonly MdsColumn[]>();
   private readonly compressions = new Map<string, Compression>();
+  /** By file name, which shard it is. */
+  private readonly files = new Map<string, number>();
 
   constructor(private readonly path: string) {}
 
@@ -138,6 +144,13 @@ class IndexReader {
   }
 
   private parse(bytes: Uint8Array): unknown {
+    let brackets = 0;
+    for (const code of [0x5b, 0x7b]) {
+      for (let at = bytes.indexOf(code); at >= 0; at = bytes.indexOf(code, at + 1)) brackets++;
+    }
+    if (brackets > BRACKETS.free + BRACKETS.perByte * bytes.length) {
+      throw this.refuse(`has ${brackets} brackets in ${bytes.length} bytes, which no index of shards has`);
+    }
     try {
       return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
     } catch (error) {
@@ -154,6 +167,15 @@ class IndexReader {
       json.zip_data === null || json.zip_data === undefined ? null : this.file(json.zip_data, 'zip_data');
     if ((compression === null) !== (zip === null)) {
       throw this.refuse(`has compression ${short(compression)} and ${zip ? 'a' : 'no'} compressed file`);
+    }
+    for (const { basename } of zip ? [raw, zip] : [raw]) {
+      const other = this.files.get(basename);
+      if (other !== undefined)
+        throw this.refuse(`has the file ${short(basename)}, and so has shard ${other}`);
+      this.files.set(basename, index);
+    }
+    if (zip && raw.bytes > UNPACKED.free + UNPACKED.perByte * zip.bytes) {
+      throw this.refuse(`would become ${raw.bytes} bytes out of ${zip.bytes}, which no shard does`);
     }
     const samples = this.size(json.samples, 'samples', MAX_SHARD_BYTES);
     // Its head alone: the count, the offsets and two bytes of JSON.

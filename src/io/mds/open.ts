@@ -44,8 +44,7 @@ export function openShard(
 }
 
 function openZip(path: string, zip: MdsFile, info: MdsShardInfo, options: MdsOpenOptions): MdsShard {
-  checkSize(path, zip);
-  const bytes = contentOf(path);
+  const bytes = wholeShardFile(path, zip);
   if (options.hashes) checkHashes(path, bytes, zip);
   const raw = unpackShard(bytes, info, path);
   if (options.hashes && Object.keys(info.raw.hashes).length > 0) checkHashes(path, raw, info.raw);
@@ -94,6 +93,12 @@ export function checkHashes(path: string, bytes: Uint8Array, file: MdsFile): voi
 function isThere(path: string, file: MdsFile): boolean {
   const stat = statSync(path, { throwIfNoEntry: false });
   return stat?.isFile() === true && stat.size === file.bytes;
+}
+
+/** All of a file of a shard, which must be as long as the index says. */
+export function wholeShardFile(path: string, file: MdsFile): Uint8Array {
+  checkSize(path, file);
+  return contentOf(path);
 }
 
 /** Before it is opened: a pipe in place of a shard would be waited for, a wrong size needs no reading. */

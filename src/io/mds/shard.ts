@@ -7,6 +7,9 @@ import { encodingOf, type MdsEncoding } from './encodings.ts';
 import type { MdsColumn, MdsShardInfo } from './index.ts';
 import type { MdsSample, MdsValue } from './values.ts';
 
+/** Most bytes of a description of the columns. */
+const MAX_CONFIG = 2 ** 24;
+
 /** Place of a column's bytes in the (uncompressed) shard. */
 export interface MdsRange {
   readonly begin: number;
@@ -36,6 +39,7 @@ export class MdsShard implements Disposable {
     }
     const offsets = 4 + 4 * (info.samples + 1);
     if (bytes < offsets + 2) throw this.refuse(`has ${bytes} bytes, too few for ${info.samples} samples`);
+    this.checkStart(offsets);
     this.head = viewOf(this.read(0, offsets));
     this.checkHead(offsets);
     this.encodings = info.columns.map((column) => this.encoding(column));
@@ -156,14 +160,20 @@ export class MdsShard implements Disposable {
     return { begin, end };
   }
 
-  private checkHead(offsets: number): void {
+  /** Before all offsets are read: a file of holes takes no disk and would take much memory. */
+  private checkStart(offsets: number): void {
     const { samples, raw } = this.info;
-    const count = this.head.getUint32(0, true);
+    const start = viewOf(this.read(0, 8));
+    const [count, data] = [start.getUint32(0, true), start.getUint32(4, true)];
     if (count !== samples) throw this.refuse(`holds ${count} samples where the index says ${samples}`);
-    const data = this.offset(0);
     if (data < offsets || data > raw.bytes) {
       throw this.refuse(`says that its samples begin at byte ${data} of ${raw.bytes}`);
     }
+    if (data - offsets > MAX_CONFIG) throw this.refuse(`has ${data - offsets} bytes of JSON in its head`);
+  }
+
+  private checkHead(offsets: number): void {
+    const { samples, raw } = this.info;
     for (let i = 0; i < samples; i++) {
       const [begin, end] = [this.offset(i), this.offset(i + 1)];
       if (end < begin || end > raw.bytes) {
@@ -172,7 +182,7 @@ export class MdsShard implements Disposable {
     }
     const end = this.offset(samples);
     if (end !== raw.bytes) throw this.refuse(`has ${raw.bytes - end} bytes after its last sample`);
-    this.checkConfig(this.read(offsets, data));
+    this.checkConfig(this.read(offsets, this.offset(0)));
   }
 
   /** What the shard says of its columns must be what the index says. */
