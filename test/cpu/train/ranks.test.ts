@@ -83,6 +83,14 @@ describe('2 and 4 ranks', () => {
     }
   });
 
+  test('a repeat by 2 ranks has the same bits', async () => {
+    const { code } = await place.run(tiny('repeat', '--gpus', '2'));
+    expect([code, losses('repeat'), norms('repeat')]).toEqual([0, losses('by2'), norms('by2')]);
+    for (const file of ['model', 'ema', 'optimizer']) {
+      expect(apart('repeat', 'by2', `${file}.safetensors`)).toBe(0);
+    }
+  });
+
   test('a run gone on with by 4, 2 and 1 ranks is the run of one', async () => {
     for (const [gpus, steps] of [
       [4, 1],
