@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import type { Backend, Region } from '../backend/backend.ts';
 import { cleanLeftovers, makeFolder, readLatest, requireFreeBytes } from '../io/atomic.ts';
 import { Failure } from '../io/failure.ts';
+import { osCode, osFailure } from '../io/oserror.ts';
 import { Safetensors } from '../io/safetensors.ts';
 import type { TensorToWrite } from '../io/safetensors_write.ts';
 import { STATE_SIZE } from '../plan/ops/optimizer.ts';
@@ -261,6 +262,7 @@ function readState(path: string): RunState & { files: Seal } {
   try {
     parsed = JSON.parse(readFileSync(path, 'utf8'));
   } catch (error) {
+    if (osCode(error)) throw osFailure(error, path, 'read');
     const why = error instanceof Error ? error.message : String(error);
     throw new Failure({ what: path, why });
   }
