@@ -56,7 +56,7 @@ const GROUPS = {
   files: ['positions', 'model shapes', 'learning rates'],
   torch: [
     ...['torch_zip.pt', 'torch_legacy.pt', 'composer_ckpt.pt', 'composer_ckpt_with_rng.pt'],
-    ...['hostile_truncated.pt', 'hostile_reduce.pt', 'hostile_badcrc.pt'],
+    ...['hostile_reduce.pt', 'hostile_badcrc.pt'],
   ],
   init: ['initial means', 'initial deviations', 'initial extremes', 'initial constants'],
 };
