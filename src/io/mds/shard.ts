@@ -169,6 +169,8 @@ export class MdsShard implements Disposable {
     if (data < offsets || data > raw.bytes) {
       throw this.refuse(`says that its samples begin at byte ${data} of ${raw.bytes}`);
     }
+    const end = offsets > MAX_CONFIG ? viewOf(this.read(offsets - 4, offsets)).getUint32(0, true) : raw.bytes;
+    if (end !== raw.bytes) throw this.refuse(`has its last sample end at byte ${end} of ${raw.bytes}`);
     if (data - offsets > MAX_CONFIG) throw this.refuse(`has ${data - offsets} bytes of JSON in its head`);
   }
 
