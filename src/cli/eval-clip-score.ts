@@ -3,6 +3,7 @@ import { clipScore, textVectors } from '../eval/clip-score.ts';
 import { loadClip } from '../eval/extractors.ts';
 import { openImageSet } from '../eval/image-sets.ts';
 import { readPromptList } from '../eval/prompt-lists.ts';
+import { Failure } from '../io/failure.ts';
 import { encodeRecord } from '../io/jsonl.ts';
 import { openTensors } from '../io/open-tensors.ts';
 import { ClipEncoder } from '../sample/clip-encoder.ts';
@@ -19,6 +20,10 @@ export async function evalClipScore({ values, log, progress, args }: EvalCall): 
   if (list === undefined) throw usage('eval clip-score', 'there are no prompts', 'Write --prompts FILE');
   const { prompts, chosen } = await readPromptList(list, { count, column, seed });
   const set = openImageSet(args[1]!);
+  if (set.count !== null && set.count !== prompts.length) {
+    const why = `has ${set.count} images for ${prompts.length} prompts`;
+    throw new Failure({ what: set.path, why, fix: 'Give as many images as prompts, in the same order' });
+  }
   const path = pulledPart(values.clip ?? DEFAULT_CLIP);
   const backend = await openDevice({ ...values, precision: 'fp32', 'cpu-bf16': false }, log);
   const { extractor, origin, warnings, free } = await loadClip(backend, path, 1);

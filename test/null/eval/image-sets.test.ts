@@ -91,12 +91,14 @@ describe('archives', () => {
   });
 });
 
-describe('eval fid refuses at once', () => {
+describe('eval refuses at once', () => {
   const main = new URL('../../../src/cli/main.ts', import.meta.url).pathname;
   writeFileSync(join(root, 'a.npz'), zip([]));
+  writeFileSync(join(root, 'two.txt'), 'a cat\na dog\n');
   mkdirSync(join(root, 'photos'));
   writeFileSync(join(root, 'photos/1.png'), png(1));
   test.each([
+    ['clip-score photos --prompts two.txt', 'photos: has 1 images for 2 prompts', 1],
     ['photos photos --count 5', '--count: is for a model that draws, and there is none', 2],
     ['photos photos --clip x', '--clip: is for --features clip', 2],
     ['emojy photos --prompts p.txt', 'emojy: is no file, no folder and no known model', 2],
@@ -105,7 +107,8 @@ describe('eval fid refuses at once', () => {
     ['emoji nowhere --prompts p.txt -o d', 'nowhere: cannot read: no such file or folder', 1],
     ['emoji a.npz --prompts p.txt -o d', 'a.npz: has no array "mu"', 1],
   ] as const)('%s', (line, why, code) => {
-    const command = [process.execPath, main, 'eval', 'fid', ...line.split(' ')];
+    const words = line.startsWith('clip-score') ? line.split(' ') : ['fid', ...line.split(' ')];
+    const command = [process.execPath, main, 'eval', ...words];
     const { exitCode, stderr } = Bun.spawnSync(command, { cwd: root, stdin: 'ignore' });
     expect(stderr.toString()).toContain(why);
     expect(exitCode).toBe(code);
