@@ -50,7 +50,7 @@ export async function evalLossCommand({ values, log, progress }: EvalCall): Prom
   const seconds = Number(((performance.now() - begin) / 1000).toFixed(2));
   const about = { model: model.name, step: model.step, data: data.name, seed: values.seed };
   if (values.json) stdout.line(encodeRecord({ ...result, ...about, seconds, device: backend.name }));
-  else stdout.write(page(result, data));
+  else stdout.write(page(result, about));
   return 0;
 }
 
@@ -131,10 +131,14 @@ async function picturesFor(
   return sourceData(emojiSource(set, unseen, shape), shape, 'held-out emoji');
 }
 
-function page({ levels, count, ...all }: Omit<LossResult, 'each'>, data: LossData): string {
+function page(
+  { levels, count, ...all }: Omit<LossResult, 'each'>,
+  { model, step, data }: { model: string; step: number | null; data: string },
+): string {
   const row = (name: string, { loss, ci95 }: typeof all) =>
     `${name.padEnd(12)}${loss.toFixed(4).padStart(8)}   ${ci95[0].toFixed(4)} to ${ci95[1].toFixed(4)}\n`;
   const rows = levels.map((level) => row(`sigma ${level.sigma.toPrecision(3)}`, level));
-  const head = `${count} images of ${data.name}; loss, and the interval of 95 % (normal approximation)\n`;
+  const at = step === null ? '' : `, step ${step}`;
+  const head = `${model}${at} on ${count} images of ${data}; loss, and its interval of 95 % (normal)\n`;
   return `${head}${rows.join('')}${row('all', all)}`;
 }
