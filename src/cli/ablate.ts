@@ -1,17 +1,18 @@
 // Command: the paper's central comparison on the user's own data, at equal training FLOPs.
 
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Backend } from '../backend/backend.ts';
 import { makeFolder, writeWholeFile } from '../io/atomic.ts';
 import { withCanvas } from '../io/figure/canvas.ts';
+import { EXIT, Failure } from '../io/failure.ts';
 import { encodeRecord } from '../io/jsonl.ts';
 import { int, real, text } from '../recipe/field.ts';
+import type { Recipe } from '../recipe/schema.ts';
 import { estimate } from '../sample/loss.ts';
-import { BASE, type Cell, CELL_NAMES, cellsOf, spentEflop } from '../train/ablation.ts';
+import { BASE, type Cell, CELL_NAMES, cellsOf } from '../train/ablation.ts';
+import { isTrained, measured, openHeld, type Point } from './ablate-measure.ts';
 import { type Call, command } from './command.ts';
 import { COMPUTE_FLAGS, openDevice } from './device.ts';
-import { measureLoss } from './eval-loss.ts';
 import { flag, SHARED } from './flags.ts';
 import { watchSignals } from './interrupt.ts';
 import { DATA_FLAG, RECIPE_ARGUMENT, RECIPE_FLAGS, recipeFromFlags } from './recipe-flags.ts';
@@ -35,16 +36,6 @@ const FLAGS = {
   json: SHARED.json,
   ...COMPUTE_FLAGS,
 };
-
-/** A measured checkpoint of a cell. */
-interface Point {
-  readonly step: number;
-  readonly eflop: number;
-  readonly loss: number;
-  readonly ci95: readonly [number, number];
-  /** Losses of the images, by which cells are compared: the same images and noise for all. */
-  readonly each: readonly number[];
-}
 
 interface Row {
   readonly cell: Cell;
@@ -71,12 +62,35 @@ async function run({ args, values, log, progress }: Call<typeof FLAGS>): Promise
   const flags = { ...values, steps: undefined, 'checkpoint-every': undefined, 'dry-run': false };
   const { recipe } = recipeFromFlags(args[0]!, flags, process.env);
   const names = values.cells.split(',').map((name) => name.trim());
-  const cells = cellsOf({ ...values, recipe }, names);
+  const cells = cellsOf({ ...values, recipe }, [...new Set(names)]);
+  const { keepMicroBatches } = await import('../train/fit.ts');
+  const { trainRun, recipeOfRun, refuseOtherRecipe } = await import('../train/run.ts');
+  const there = CELL_NAMES.filter((name) => existsSync(join(values.out, name, 'recipe.toml')));
+  const begun = cellsOf({ ...values, recipe }, there);
+  for (const { name, recipe } of begun) {
+    const folder = join(values.out, name);
+    const old = recipeOfRun(folder)!;
+    refuseOtherRecipe(folder, old, recipe.train.fit_micro_batch ? keepMicroBatches(recipe, old) : recipe);
+    refuseOtherLength(folder, old, recipe);
+  }
+  if (recipe.stage.some(({ input_size }) => input_size !== recipe.stage[0]!.input_size)) {
+    log.warn('the stages are of several sizes: the comparison is made at that of the first');
+  }
+  using held = await openHeld(cells[0]!, values, (words) => log.warn(words));
   makeFolder(values.out);
   const backend = await openDevice(values, log);
-  const { trainRun } = await import('../train/run.ts');
   const interrupt = watchSignals(log);
-  const rows: Row[] = [];
+  const rows = new Map<string, Row>();
+  const ordered = () => CELL_NAMES.flatMap((name) => rows.get(name) ?? []);
+  const measure = async (cell: Cell) => {
+    const points = await measured({ backend, held, interrupt, progress }, cell, join(values.out, cell.name));
+    if (points) rows.set(cell.name, { cell, points });
+    return points !== null;
+  };
+  const stopped = () => interrupt.exitCode ?? 1;
+  for (const cell of begun) {
+    if (isTrained(cell, join(values.out, cell.name)) && !(await measure(cell))) return stopped();
+  }
   for (const cell of cells) {
     const folder = join(values.out, cell.name);
     const steps = cell.recipe.stage.map((stage) => stage.steps).join(' + ');
@@ -84,40 +98,28 @@ async function run({ args, values, log, progress }: Call<typeof FLAGS>): Promise
     const { recipe } = cell;
     const { finished } = await trainRun({ recipe, folder, backend, version, interrupt, log, progress });
     progress.finish(); // the next run's time left is its own
-    if (!finished) return interrupt.exitCode ?? 1;
-    rows.push({ cell, points: await measured(backend, cell, folder, values, (words) => log.warn(words)) });
-    await publish(values.out, rows, values.points);
+    if (!finished || !(await measure(cell))) return stopped();
+    await publish(values.out, ordered(), values.points);
   }
-  if (values.json) for (const row of rows) stdout.line(encodeRecord(recordOf(row)));
-  else stdout.write(tableOf(rows));
+  const all = ordered();
+  for (const { name } of begun) {
+    if (!rows.has(name)) log.info(`${name} is not finished, and not in the table`);
+  }
+  if (values.json) for (const row of all) stdout.line(encodeRecord(recordOf(row)));
+  else stdout.write(tableOf(all));
   return 0;
 }
 
-/** The loss of a cell's checkpoints; what was measured before is kept beside them. */
-async function measured(
-  backend: Backend,
-  cell: Cell,
-  folder: string,
-  { held, count }: { held: string | undefined; count: number },
-  warn: (text: string) => void,
-): Promise<Point[]> {
-  const path = join(folder, 'loss.json');
-  const known: Point[] = existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')) : [];
-  const points: Point[] = [];
-  const checkpoints = join(folder, 'checkpoints');
-  const found = [...new Bun.Glob('step-*/model.safetensors').scanSync(checkpoints)].sort();
-  for (const file of found) {
-    const step = Number(/step-(\d+)/.exec(file)?.[1]);
-    const averaged = join(checkpoints, file.replace('model.', 'ema.'));
-    const model = existsSync(averaged) ? averaged : join(checkpoints, file);
-    const options = { data: held, count, seed: 0, batchSize: 32, warn };
-    const before = known.find((point) => point.step === step);
-    const { loss, ci95, each } =
-      before ?? (await measureLoss(backend, { path: model, name: cell.name }, options)).result;
-    points.push({ step, eflop: spentEflop(cell, step), loss, ci95, each });
-  }
-  writeWholeFile(path, `${JSON.stringify(points, null, 1)}\n`);
-  return points;
+/** A run of another length would be of another cost, and its learning rate has gone another way. */
+function refuseOtherLength(folder: string, begun: Recipe, { stage }: Recipe): void {
+  const [old, now] = [begun.stage, stage].map((rows) => rows.map(({ steps }) => steps).join(' + '));
+  if (old === now) return;
+  throw new Failure({
+    what: folder,
+    why: `is a run of ${old} steps, not of ${now}, and a comparison is at equal cost`,
+    fix: 'Give the --steps and --finetune that it was begun with, or another folder with -o',
+    code: EXIT.usage,
+  });
 }
 
 async function publish(folder: string, rows: readonly Row[], points: number): Promise<void> {

@@ -17,9 +17,9 @@ import { openTensors } from '../io/open-tensors.ts';
 import type { TensorFile } from '../io/tensor-file.ts';
 import type { Recipe } from '../recipe/schema.ts';
 import { findModel } from '../sample/find-model.ts';
-import { evalLoss, type LossOptions, type LossResult } from '../sample/loss.ts';
+import { evalLoss, type LossOptions, type LossResult, lossSteps } from '../sample/loss.ts';
 import { hasRecipe, loadModel, type Model } from '../sample/model-file.ts';
-import { declareNetwork } from '../sample/network.ts';
+import { declareNetwork, type Network } from '../sample/network.ts';
 import { publishedRecipe } from '../sample/published.ts';
 import { allocWeights, freeWeights, loadWeights } from '../sample/weights.ts';
 import { pictureShape } from '../train/shards.ts';
@@ -54,11 +54,15 @@ export async function evalLossCommand({ values, log, progress }: EvalCall): Prom
   return 0;
 }
 
-export interface MeasureOptions extends Omit<LossOptions, 'levels'> {
+export interface MeasureOptions extends Omit<LossOptions, 'levels'>, DataOptions {
+  readonly onImages?: (done: number, total: number) => void;
+}
+
+export interface DataOptions {
   /** A folder of pictures or shards; the held-out emoji when left out. */
   readonly data: string | undefined;
+  readonly count?: number | undefined;
   readonly warn: (text: string) => void;
-  readonly onImages?: (done: number, total: number) => void;
 }
 
 /** The loss of a model file on data that it was not trained on. */
@@ -67,22 +71,50 @@ export async function measureLoss(
   found: { readonly path: string; readonly name: string },
   options: MeasureOptions,
 ): Promise<{ result: LossResult; model: Pick<Model, 'name' | 'step'>; data: LossData }> {
-  const { data: path, warn, ...numbers } = options;
   using file = openTensors(found.path);
   const model = loadNetwork(backend, file, found.name);
-  const shards = path !== undefined && existsSync(join(path, INDEX_NAME));
-  using set = shards ? MdsSet.open(path) : null;
-  const data = set
-    ? await samplesFor(model, set, path!, numbers.count)
-    : await picturesFor(model, path, warn);
-  if ((data.captions === 'words') !== (model.network.words !== null)) {
-    const why = data.captions === 'words' ? 'holds pictures, the model works on latents' : 'holds latents';
-    throw new Failure({ what: data.name, why, fix: 'Give data of the kind that the model was trained on' });
-  }
   try {
-    return { result: evalLoss(backend, model, data, { ...numbers, levels: LEVELS }), model, data };
+    using data = await openLossData(model, options);
+    return { result: evalLoss(backend, model, data, { ...options, levels: LEVELS }), model, data };
   } finally {
     freeWeights(model.weights);
+  }
+}
+
+/** The same on data that is open, a batch a step, each of which yields how many images are done. */
+export function* lossOfFile(
+  backend: Backend,
+  found: { readonly path: string; readonly name: string },
+  data: LossData,
+  options: Omit<LossOptions, 'levels'>,
+): Generator<number, LossResult> {
+  using file = openTensors(found.path);
+  const model = loadNetwork(backend, file, found.name);
+  try {
+    return yield* lossSteps(backend, model, data, { ...options, levels: LEVELS });
+  } finally {
+    freeWeights(model.weights);
+  }
+}
+
+/** Data for models of a recipe and a network. A Failure where it is of another kind, or cannot be read. */
+export async function openLossData(
+  model: { readonly recipe: Recipe; readonly network: Pick<Network, 'words'> },
+  { data: path, count, warn }: DataOptions,
+): Promise<LossData & Disposable> {
+  const shards = path !== undefined && existsSync(join(path, INDEX_NAME));
+  const set = shards ? MdsSet.open(path) : null;
+  const close = () => void set?.close();
+  try {
+    const data = set ? await samplesFor(model, set, path!, count) : await picturesFor(model, path, warn);
+    if ((data.captions === 'words') !== (model.network.words !== null)) {
+      const why = data.captions === 'words' ? 'holds pictures, the model works on latents' : 'holds latents';
+      throw new Failure({ what: data.name, why, fix: 'Give data of the kind that the model was trained on' });
+    }
+    return { ...data, [Symbol.dispose]: close };
+  } catch (error) {
+    close();
+    throw error;
   }
 }
 
@@ -105,7 +137,7 @@ function loadNetwork(backend: Backend, file: TensorFile, name: string): LossMode
 
 /** Latents in shards, or pictures where the model works on them: no more of those than are wanted. */
 function samplesFor(
-  { recipe, network }: LossModel,
+  { recipe, network }: { readonly recipe: Recipe; readonly network: Pick<Network, 'words'> },
   set: MdsSet,
   path: string,
   count = set.count,
@@ -114,9 +146,13 @@ function samplesFor(
   return pictureData(set, pictureShape(recipe), path, { count: Math.min(count, set.count) });
 }
 
+/** Whether held-out emoji are data for its models. */
+export const learnsEmoji = ({ data }: Recipe) =>
+  data.source.some(({ name, weight }) => name === 'emoji' && (weight ?? 1) > 0);
+
 /** A folder of pictures with captions, or the emoji that were held out when the model was trained. */
 async function picturesFor(
-  { recipe }: LossModel,
+  { recipe }: { readonly recipe: Recipe },
   folder: string | undefined,
   warn: (text: string) => void,
 ): Promise<LossData> {
@@ -124,8 +160,7 @@ async function picturesFor(
   if (folder !== undefined) {
     return sourceData(folderSource(await readFolder(folder, shape.size, warn), shape), shape, folder);
   }
-  const trained = recipe.data.source.some(({ name, weight }) => name === 'emoji' && (weight ?? 1) > 0);
-  if (!trained) throw usage('eval loss', 'there is no data', 'Write --data FOLDER');
+  if (!learnsEmoji(recipe)) throw usage('eval loss', 'there is no data', 'Write --data FOLDER');
   const set = await embeddedEmoji();
   const unseen = heldOutBeside(set, trainedPairs(set, recipe));
   return sourceData(emojiSource(set, unseen, shape), shape, 'held-out emoji');

@@ -94,7 +94,7 @@ export function cellsOf(options: AblationOptions, names: readonly string[]): Cel
     return {
       name,
       title: plan.title,
-      recipe: { ...recipe, stage, train },
+      recipe: { ...recipe, data: dataOfFirst(recipe), stage, train },
       flops,
       parameters: parameters.trainable,
     };
@@ -106,6 +106,12 @@ export function spentEflop({ recipe, flops }: Cell, steps: number): number {
   const [first] = recipe.stage;
   const masked = Math.min(steps, first?.steps ?? 0);
   return ((masked * flops[0] + (steps - masked) * flops[1]) * recipe.train.batch_size) / 1e18;
+}
+
+/** The rows that the first stage learns from, for all stages of a cell. */
+function dataOfFirst({ data }: Recipe): Recipe['data'] {
+  const rows = data.source.filter(({ stages }) => stages?.includes(1) ?? true);
+  return { ...data, source: rows.map((row) => ({ ...row, stages: undefined })) };
 }
 
 const mean = (values: readonly number[]) => values.reduce((sum, x) => sum + x, 0) / values.length;

@@ -161,7 +161,7 @@ function openTower({ backend, recipe }: RunOptions): ClipEncoder {
  * In a run that has begun, only keys that change no past number may differ. That includes the lengths of
  * stages, so that a run can be made longer or shorter.
  */
-function refuseOtherRecipe(folder: string, old: Recipe, recipe: Recipe): void {
+export function refuseOtherRecipe(folder: string, old: Recipe, recipe: Recipe): void {
   const stages = Math.min(old.stage.length, recipe.stage.length);
   const changed = firstDifference(bare(old, stages), bare(recipe, stages));
   if (!changed) return;

@@ -71,6 +71,17 @@ describe('cells', () => {
     expect(cell('even-widths').recipe.model.qkv_multipliers).toEqual([0.75]);
   });
 
+  test('learn from what the first stage learns from', () => {
+    const [row] = recipe.data.source;
+    const source = [
+      { ...row!, stages: [1] },
+      { ...row!, count: 7, stages: [2] },
+    ];
+    const two = { ...recipe, data: { ...recipe.data, source } };
+    const [one] = cellsOf({ recipe: two, steps: 10, finetune: 0.2, points: 2 }, ['smaller']);
+    expect(one!.recipe.data.source).toEqual([{ ...row!, stages: undefined }]);
+  });
+
   test('other names are refused', () => {
     expect(() => cellsOf({ recipe, steps: 1, finetune: 0.5, points: 1 }, ['deferd'])).toThrow(
       'cell deferd: is not known. Cells: deferred-75, ',
