@@ -54,6 +54,8 @@ function row(name: string, words: string): string {
   return `${name.padEnd(14)}${words}`;
 }
 
+/** Whole numbers as they are: rounded, the last token id would be none. */
 function short(value: number): string {
+  if (Number.isInteger(value)) return String(value);
   return String(Number(value.toPrecision(4)));
 }

@@ -68,7 +68,12 @@ export const data = command({
   run(call) {
     const [what, dir] = call.args as [string, string];
     const stray = Object.keys(INSPECT_FLAGS).find((name) => what !== 'inspect' && call.given.has(name));
-    if (stray) throw usage(`--${stray}`, 'belongs to data inspect', 'Leave it out');
+    if (stray)
+      throw usage(
+        stray === 'sheet' ? '--sheet (-o)' : `--${stray}`,
+        'belongs to data inspect',
+        'Leave it out',
+      );
     return WHAT[what]!(call, dir);
   },
 });

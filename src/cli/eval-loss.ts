@@ -18,7 +18,7 @@ import type { TensorFile } from '../io/tensor-file.ts';
 import type { Recipe } from '../recipe/schema.ts';
 import { findModel } from '../sample/find-model.ts';
 import { evalLoss, type LossOptions, type LossResult, lossSteps } from '../sample/loss.ts';
-import { hasRecipe, loadModel, type Model } from '../sample/model-file.ts';
+import { hasRecipe, loadModel, type Model, provenanceOf } from '../sample/model-file.ts';
 import { declareNetwork, type Network } from '../sample/network.ts';
 import { publishedRecipe } from '../sample/published.ts';
 import { allocWeights, freeWeights, loadWeights } from '../sample/weights.ts';
@@ -120,10 +120,11 @@ export async function openLossData(
 
 type LossModel = Pick<Model, 'name' | 'network' | 'weights' | 'recipe' | 'step'>;
 
-/** A model of ours, or published weights without the parts that drawing needs. */
+/** A model of ours, or published weights; of latents without the parts that drawing needs. */
 function loadNetwork(backend: Backend, file: TensorFile, name: string): LossModel {
-  if (hasRecipe(file)) return loadModel(backend, file, name);
-  const recipe: Recipe = publishedRecipe(file);
+  const own = hasRecipe(file) ? provenanceOf(file) : null;
+  if (own?.recipe.image.kind === 'pixels') return loadModel(backend, file, name);
+  const { recipe, step } = own ?? { recipe: publishedRecipe(file), step: null };
   const network = declareNetwork(recipe.model, null);
   const weights = allocWeights(backend, network.parameters);
   try {
@@ -132,7 +133,7 @@ function loadNetwork(backend: Backend, file: TensorFile, name: string): LossMode
     freeWeights(weights);
     throw error;
   }
-  return { name, network, weights, recipe, step: null };
+  return { name, network, weights, recipe, step };
 }
 
 /** Latents in shards, or pictures where the model works on them: no more of those than are wanted. */

@@ -207,7 +207,7 @@ function field(name: string, value: unknown): string[] {
   if (Array.isArray(value)) return [`${name.padEnd(12)}${value.length === 0 ? 'none' : value.join(', ')}`];
   if (typeof value === 'object' && value !== null) {
     const rows = Object.entries(value).map(
-      ([key, text]) => `  ${key}: ${String(text).replace(/\n/g, '\n    ')}`,
+      ([key, text]) => `  ${key}: ${wordsOf(text).replace(/\n/g, '\n    ')}`,
     );
     return rows.length === 0 ? [] : [name, ...rows];
   }
@@ -216,4 +216,9 @@ function field(name: string, value: unknown): string[] {
 
 function tensorLine({ name, dtype, shape }: { name: string; dtype: string; shape: number[] }): string {
   return `  ${name}  ${dtype} [${shape.join(', ')}]`;
+}
+
+/** Lists of records, such as losses by noise level, as JSON. */
+function wordsOf(value: unknown): string {
+  return typeof value === 'object' ? JSON.stringify(value) : String(value);
 }

@@ -2,6 +2,7 @@
 
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { Failure } from '../io/failure.ts';
 import { encodeRecord } from '../io/jsonl.ts';
 import { int, interval, text } from '../recipe/field.ts';
 import { checkTrainable } from '../recipe/check.ts';
@@ -13,7 +14,7 @@ import { type Argument, flag, type FlagValues, manyFlag, SHARED } from './flags.
 
 export const RECIPE_ARGUMENT: Argument = {
   name: 'recipe',
-  meaning: 'Recipe: a name (quickstart, emoji, tiny) or a file',
+  meaning: 'Recipe: a name (quickstart, emoji, tiny, micro-budget) or a file',
   required: true,
 };
 
@@ -71,7 +72,10 @@ export function recipeFromFlags(
 function sourcesIn(path: string): Partial<DataSource>[] {
   if (/^[a-z][a-z0-9+]*:\/\//.test(path) || existsSync(join(path, 'index.json')))
     return [{ name: 'mds', path }];
-  const below = existsSync(path) && statSync(path).isDirectory() ? readdirSync(path).sort() : [];
+  if (!existsSync(path)) {
+    throw new Failure({ what: path, why: 'cannot read: no such file or folder', fix: 'Check the path' });
+  }
+  const below = statSync(path).isDirectory() ? readdirSync(path).sort() : [];
   const sets = below.filter((name) => existsSync(join(path, name, 'index.json')));
   if (sets.length > 0) return sets.map((name) => ({ name: 'mds', path: join(path, name) }));
   return [{ name: 'folder', path }];

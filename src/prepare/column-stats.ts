@@ -184,12 +184,11 @@ export class ColumnCounter {
     if (count > CLIP_CONTEXT) this.cut += 1;
   }
 
-  /** Taken for float16 numbers until their sizes say otherwise. */
+  /** Taken for numbers of the guessed type until their sizes say otherwise. */
   private addBytes(bytes: Uint8Array): void {
     if (this.sizes.size < 2) this.sizes.set(bytes.length, (this.sizes.get(bytes.length) ?? 0) + 1);
-    if (this.sizes.size === 1 && guessShape(this.column.name, bytes.length)) {
-      this.addNumbers('float16', numbersOf(bytes, 'float16'));
-    }
+    const guess = this.sizes.size === 1 && guessShape(this.column.name, bytes.length);
+    if (guess) this.addNumbers(guess.dtype, numbersOf(bytes, guess.dtype));
   }
 
   private addNumbers(type: string, values: ArrayLike<number>): void {

@@ -1,12 +1,13 @@
-// What shape the float16 numbers of a column without any head have: the format does not say it, so it is
+// What shape the numbers of a column without any head have, and their type: the format does not say it, so
+// it is
 // guessed from the name and the size, and every use says that it was.
 
 import { CLIP_CONTEXT } from '../text/bpe.ts';
 
 export interface ShapeGuess {
-  readonly kind: 'latent' | 'caption states';
-  readonly dtype: 'float16';
-  /** [channels, height, width] or [tokens, width]. */
+  readonly kind: 'latent' | 'caption states' | 'token ids';
+  readonly dtype: 'float16' | 'uint16';
+  /** [channels, height, width], [tokens, width] or [tokens]. */
   readonly shape: readonly number[];
 }
 
@@ -19,6 +20,7 @@ export function guessShape(name: string, bytes: number, known?: number): ShapeGu
   if (!Number.isInteger(count) || count === 0 || !/latent|moment|caption|text|clip/i.test(name)) return null;
   if (/caption|text|clip/i.test(name)) {
     if (count % CLIP_CONTEXT !== 0) return null;
+    if (count === CLIP_CONTEXT) return { kind: 'token ids', dtype: 'uint16', shape: [count] };
     return { kind: 'caption states', dtype: 'float16', shape: [CLIP_CONTEXT, count / CLIP_CONTEXT] };
   }
   for (const channels of known === undefined ? CHANNELS : [known]) {

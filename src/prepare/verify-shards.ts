@@ -1,13 +1,13 @@
 // The check of a set of shards, to the last value: sizes, hashes, offsets, every column of every sample
-// decoded,
-// pictures too.
+// decoded, pictures too.
 
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { EXIT, Failure } from '../io/failure.ts';
 import { decodeImage } from '../io/image/decode.ts';
 import { isKind } from '../io/mds/encodings.ts';
 import { isKnownHash } from '../io/mds/hashes.ts';
-import { MdsIndex, type MdsShardInfo } from '../io/mds/index.ts';
+import { INDEX_NAME, MdsIndex, type MdsShardInfo } from '../io/mds/index.ts';
 import { openShard } from '../io/mds/open.ts';
 import type { MdsShard } from '../io/mds/shard.ts';
 
@@ -37,7 +37,7 @@ export interface ShardReport {
   readonly passed: boolean;
 }
 
-/** Reads a set through. `onShard` hears how many shards are done. */
+/** Reads a set through; a Failure where there is none. `onShard` hears how many shards are done. */
 export async function verifyShards(
   folder: string,
   onShard: (done: number, total: number) => void = () => {},
@@ -46,7 +46,8 @@ export async function verifyShards(
   try {
     index = MdsIndex.read(folder);
   } catch (error) {
-    const damage = { shard: null, file: join(folder, 'index.json'), samples: 0, reason: reasonOf(error) };
+    if (!existsSync(join(folder, INDEX_NAME))) throw error; // no set at all
+    const damage = { shard: null, file: join(folder, INDEX_NAME), samples: 0, reason: reasonOf(error) };
     return { ...NOTHING, folder, damaged: [damage] };
   }
   const hashes: Record<string, number> = {};

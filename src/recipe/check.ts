@@ -104,7 +104,8 @@ export function checkRecipe(recipe: Recipe, origin: Origin): void {
     const latents = image.kind === 'latents' || text.encoder !== 'words';
     if (latents && name !== 'mds') {
       const kinds = `image.kind is ${image.kind} and text.encoder ${text.encoder}`;
-      refuse(`${key}.name`, `${name} has pictures and words, but ${kinds}`, 'Say name = "mds"');
+      const fix = 'Give shards of latents (name = "mds"); microdiff prepare --vae --clip makes them';
+      refuse(`${key}.name`, `${name} has pictures and words, but ${kinds}`, fix);
     }
     if (name !== 'mds' && recipe.data.source.some((other) => other.name === 'mds')) {
       const fix = 'Make shards of its pictures, too: microdiff prepare';

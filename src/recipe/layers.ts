@@ -200,7 +200,7 @@ function hint(key: string): string {
   const tables = [...Object.keys(TABLES), ...listNames];
   const near =
     (key.includes('.') ? undefined : nearest(key, tables)) ??
-    elsewhere[0] ??
+    (elsewhere.length > 0 ? elsewhere.slice(0, 2).join(' or ') : undefined) ??
     nearest(plain, keys) ??
     nearTail(last);
   if (near === undefined) return 'See microdiff help recipe';

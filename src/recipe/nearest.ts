@@ -22,7 +22,7 @@ export function editDistance(a: string, b: string): number {
 
 /** The candidate nearest to `name`, or undefined when none is near enough to be what was meant. */
 export function nearest(name: string, candidates: Iterable<string>): string | undefined {
-  const limit = Math.max(2, Math.floor(name.length / 3));
+  const limit = name.length < 5 ? 1 : Math.max(2, Math.floor(name.length / 3));
   let best: string | undefined;
   let least = limit + 1;
   for (const candidate of candidates) {

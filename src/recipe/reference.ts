@@ -37,13 +37,9 @@ function section(title: string, rows: Table): string {
     ];
     return `| ${[...cells, meaning(row)].join(' | ')} |`;
   });
-  return [
-    `## \`${title}\``,
-    '',
-    '| key | kind | default | unit | meaning |',
-    '|---|---|---|---|---|',
-    ...lines,
-  ].join('\n');
+  return [`## \`${title}\``, '', '| key | kind | default | meaning |', '|---|---|---|---|', ...lines].join(
+    '\n',
+  );
 }
 
 function kindWords(row: Field): string {

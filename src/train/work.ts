@@ -35,7 +35,7 @@ export function stageWork(recipe: Recipe, stage: Stage, ranks = 1): StageWork {
     throw new Failure({
       what: train.batch_tokens > 0 ? 'train.batch_tokens' : 'train.batch_size',
       why: `${train.batch_size} images cannot be shared out over ${ranks} ranks in ${pass}`,
-      fix: `Use another number of GPUs, or change ${train.batch_tokens > 0 ? 'it' : 'train.micro_batch'}`,
+      fix: `Use another number of GPUs, or change ${train.micro_batch ? 'train.micro_batch' : 'it'}`,
       code: EXIT.usage,
     });
   }

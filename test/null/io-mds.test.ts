@@ -2,7 +2,7 @@
 // think of.
 
 import { afterAll, beforeAll, describe, expect, test } from 'bun:test';
-import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync } from 'node:fs';
+import { chmodSync, mkdtempSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
@@ -468,7 +468,10 @@ describe('damaged indexes', () => {
     for (const part of ['0', '1']) writeSet(join(path, part), { version: 2, shards: [] }, {});
     expect(readdirSync(path)).toHaveLength(2);
     expect(faults(path)[0]).toMatch(/no index.json, but its folders 0, 1 have one each. Merge them/);
-    expect(faults(newFolder())[0]).toMatch(/index.json: cannot read: no such file/);
+    const empty = newFolder();
+    mkdirSync(empty);
+    expect(faults(empty)[0]).toMatch(/: no index.json, so no set of shards/);
+    expect(faults(join(newFolder(), 'none'))[0]).toMatch(/none.index.json: cannot read: no such file/);
   });
 });
 

@@ -4,7 +4,7 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { Failure } from '../failure.ts';
-import { osFailure } from '../oserror.ts';
+import { osCode, osFailure } from '../oserror.ts';
 import { type Compression, compressionOf } from './compression.ts';
 import { encodingOf } from './encodings.ts';
 
@@ -100,6 +100,10 @@ function readIndexFile(folder: string): Uint8Array {
     if (parts.length > 0) {
       const why = `no ${INDEX_NAME}, but its folders ${parts.slice(0, 3).join(', ')} have one each`;
       throw new Failure({ what: folder, why, fix: 'Merge them: microdiff data merge' });
+    }
+    if (existsSync(folder) && osCode(error) === 'ENOENT') {
+      const why = `no ${INDEX_NAME}, so no set of shards`;
+      throw new Failure({ what: folder, why, fix: 'Make one of pictures: microdiff prepare' });
     }
     throw osFailure(error, path, 'read');
   }

@@ -3,6 +3,7 @@ import { afterAll, describe, expect, test } from 'bun:test';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { measureLoss } from '../../../src/cli/eval-loss.ts';
 import { latentData, sourceData } from '../../../src/data/loss-data.ts';
 import { shapesSource } from '../../../src/data/source.ts';
 import type { LossData } from '../../../src/diffusion/loss-data.ts';
@@ -10,6 +11,7 @@ import { float32ToF16 } from '../../../src/io/dtype.ts';
 import { MdsSet } from '../../../src/io/mds/set.ts';
 import { MdsWriter } from '../../../src/io/mds/writer.ts';
 import { evalLoss, lossLevels } from '../../../src/sample/loss.ts';
+import { saveModel } from '../../../src/sample/model-file.ts';
 import { declareNetwork } from '../../../src/sample/network.ts';
 import { allocWeights, freeWeights } from '../../../src/sample/weights.ts';
 import { bothBackends, randomValues } from '../op-case.ts';
@@ -93,6 +95,25 @@ describe('shards of latents', () => {
     data.caption(0, caption, 0);
     expect(x0.subarray(8)).toEqual(half(2, 32).values);
     expect(caption).toEqual(half(11, 15).values);
+  });
+
+  test('measure a model that was trained on latents, without its text tower and autoencoder', async () => {
+    const toml = [
+      'input_size = 4\nin_channels = 2\ncaption_channels = 3',
+      '[image]\nkind = "latents"\nvae = "nowhere"\n[text]\nencoder = "states"\nclip = "nowhere"',
+      '[[data.source]]\nname = "mds"\npath = "nowhere"',
+    ];
+    const { recipe } = tinyModel(backend, 'nano', toml.join('\n'));
+    const { parameters } = declareNetwork(recipe.model, null);
+    const weights = allocWeights(backend, parameters); // zeros: D = c_skip x
+    const path = join(root, 'latents.safetensors');
+    const saved = { backend, parameters, weights: weights.master };
+    saveModel(path, saved, { recipe, version: '0', step: 7, data: null });
+    freeWeights(weights);
+    const options = { data: folder, count: undefined, seed: 5, batchSize: 2, warn: () => {} };
+    const { result, model: about } = await measureLoss(backend, { path, name: 'x' }, options);
+    expect([about.step, result.count]).toEqual([7, 2]);
+    expect(result.loss).toBeGreaterThan(0);
   });
 
   test('of another model are refused', () => {

@@ -280,7 +280,9 @@ describe('refused', () => {
 
   test('a batch that cannot be shared out; --gpus beside the variables of ranks', async () => {
     const three = await place.run(tiny('three', '--gpus', '3'));
-    const words = 'train.batch_size: 4 images cannot be shared out over 3 ranks in equal parts';
+    const words =
+      'train.batch_size: 4 images cannot be shared out over 3 ranks in equal parts. ' +
+      'Use another number of GPUs, or change it';
     expect([three.code, three.err]).toEqual([2, expect.stringContaining(words)]);
     expect(three.err).toMatch(oneLine);
     const env = { RANK: '0', WORLD_SIZE: '2', LOCAL_RANK: '0', MASTER_ADDR: 'a', MASTER_PORT: '99' };

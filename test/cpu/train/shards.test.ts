@@ -2,7 +2,7 @@
 // in
 // two stages, previews through tower and autoencoder, a stop and a resume, and pictures from what came out.
 import { afterAll, beforeAll, describe, expect, test } from 'bun:test';
-import { writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { writeTinyParts } from '../sample/tiny-parts.ts';
 import { latentRecipe, writeSet } from './latent-sets.ts';
 import { Place } from './program.ts';
@@ -63,8 +63,9 @@ describe('what cannot be trained on', () => {
   test('a set without the column, a folder without shards, pictures for latents', async () => {
     const wide = await place.run(['train', 'states.toml', '-o', 'r', '--set', 'model.input_size=12']);
     expect([wide.code, wide.err]).toEqual([2, expect.stringContaining('latents_96')]);
+    mkdirSync(place.at('nothing'));
     const none = await place.run(['train', 'states.toml', '-o', 'r', '--data', 'nothing']);
-    expect([none.code, none.err]).toEqual([2, expect.stringContaining('Say name = "mds"')]);
+    expect([none.code, none.err]).toEqual([2, expect.stringContaining('Give shards of latents')]);
     const pixels = await place.run(['train', 'tiny', '-o', 'r', '--data', 'data']);
     expect([pixels.code, pixels.err]).toEqual([2, expect.stringContaining('shards hold latents')]);
   });

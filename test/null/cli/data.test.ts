@@ -157,6 +157,8 @@ describe('data inspect', () => {
     expect(guessShape('latents_256', 2 * 4 * 32 * 32)?.shape).toEqual([4, 32, 32]);
     expect(guessShape('caption_latents', 2 * 77 * 1024)?.shape).toEqual([77, 1024]);
     expect(guessShape('latents', 2 * 8 * 6 * 6)?.shape).toEqual([8, 6, 6]);
+    const ids = { kind: 'token ids', dtype: 'uint16', shape: [77] } as const;
+    expect(guessShape('caption_tokens', 2 * 77)).toEqual(ids);
     for (const [name, bytes] of [
       ['latents', 9],
       ['latents', 0],
@@ -191,4 +193,7 @@ test('slips on the command line', () => {
   expect(data('verify', GOLDENS, '--samples', '3')).toMatchObject({ code: 2, out: '' });
   expect(data('inspect', GOLDENS, '--pictures', '3').err).toContain('Add --sheet FILE');
   expect(data('inspect', join(folder, 'none'))).toMatchObject({ code: 1, out: '' });
+  expect(data('verify', join(folder, 'none'))).toMatchObject({ code: 1, out: '' });
+  expect(data('verify', '.').err).toContain('no index.json, so no set of shards. Make one of pictures');
+  expect(data('merge', GOLDENS, '-o', 'x').err).toContain('--sheet (-o): belongs to data inspect');
 });

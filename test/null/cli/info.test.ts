@@ -54,16 +54,20 @@ group('info', () => {
 
   test('a run', () => {
     mkdirSync(at('run/checkpoints/step-8'), { recursive: true });
-    writeFileSync(at('run/metrics.jsonl'), '{"step":1,"loss":0.5}\n{"step":8,"loss":"NaN"}\n');
+    writeFileSync(
+      at('run/metrics.jsonl'),
+      '{"step":1,"loss":0.5}\n{"step":8,"loss":"NaN","val_levels":[{"sigma":1}]}\n',
+    );
     writeFileSync(at('run/latest'), 'step-8\n');
     expect(describe(at('run'), false)).toEqual({
       kind: 'run',
       file: at('run'),
       records: 2,
-      last: { step: 8, loss: 'NaN' },
+      last: { step: 8, loss: 'NaN', val_levels: [{ sigma: 1 }] },
       checkpoints: ['step-8'],
       latest: 'step-8',
     });
+    expect(run(at('run')).out).toContain('  val_levels: [{"sigma":1}]\n');
     expect(run(at('run')).out).toContain('\nlatest      step-8\n');
   });
 

@@ -145,9 +145,11 @@ describe('formats', () => {
 describe('unknown keys name the file and the nearest key', () => {
   test.each([
     ['[optimizer]\nlrr = 1', 'optimizer.lrr in my.toml: unknown key. Did you mean optimizer.lr?'],
-    ['[model]\nlr = 1', 'model.lr in my.toml: unknown key. Did you mean optimizer.lr?'],
-    ['lr = 1', 'lr in my.toml: unknown key. Did you mean optimizer.lr?'],
+    ['[model]\nlr = 1', 'model.lr in my.toml: unknown key. Did you mean optimizer.lr or stage.0.lr?'],
+    ['lr = 1', 'lr in my.toml: unknown key. Did you mean optimizer.lr or stage.0.lr?'],
     ['[optimiser]\nlr = 1', 'optimiser in my.toml: unknown key. Did you mean optimizer?'],
+    ['[train]\nsteps = 5', 'Did you mean sample.steps or stage.0.steps?'],
+    ['base = "tiny"', 'base in my.toml: unknown key. See microdiff help recipe'],
     ['[diffusion]\np_mean = 1', 'diffusion.p_mean in my.toml: unknown key. Did you mean diffusion.P_mean?'],
     ['[[stage]]\nstep = 1', 'stage.0.step in my.toml: unknown key. Did you mean stage.0.steps?'],
     ['[[stage]]\n[[stage]]\nmask = 1', 'Did you mean stage.1.mask_ratio?'],
