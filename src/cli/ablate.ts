@@ -149,9 +149,12 @@ function recordOf({ cell, points }: Row): Record<string, unknown> {
 
 /** The unit in which the largest amount of work is a number from 1 to 1000. */
 function workUnit(rows: readonly Row[]): { unit: string; of: (eflop: number) => number } {
-  const most = Math.max(1e-9, ...rows.flatMap(({ points }) => points.map(({ eflop }) => eflop)));
-  const power = Math.min(3, Math.max(0, Math.ceil(-Math.log10(most) / 3)));
-  return { unit: ['EFLOP', 'PFLOP', 'TFLOP', 'GFLOP'][power]!, of: (eflop) => eflop * 1000 ** power };
+  const most = Math.max(1e-12, ...rows.flatMap(({ points }) => points.map(({ eflop }) => eflop)));
+  const power = Math.min(4, Math.max(0, Math.ceil(-Math.log10(most) / 3)));
+  return {
+    unit: ['EFLOP', 'PFLOP', 'TFLOP', 'GFLOP', 'MFLOP'][power]!,
+    of: (eflop) => eflop * 1000 ** power,
+  };
 }
 
 function headsOf(rows: readonly Row[]): string[] {
@@ -178,7 +181,7 @@ function cellsOfRow(row: Row, base: Row, of: (eflop: number) => number): string[
     cell.parameters.toLocaleString('en'),
     (cell.flops[0] / 1e9).toFixed(3),
     cell.recipe.stage.map((stage) => stage.steps).join(' + '),
-    last ? of(last.eflop).toFixed(1) : '-',
+    last ? String(Number(of(last.eflop).toPrecision(3))) : '-',
     last ? last.loss.toFixed(4) : '-',
     last ? `${last.ci95[0].toFixed(4)} to ${last.ci95[1].toFixed(4)}` : '-',
     difference(row, base),

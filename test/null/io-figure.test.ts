@@ -5,7 +5,14 @@ import { createCanvas, loadImage } from '@napi-rs/canvas';
 import { Failure } from '../../src/io/failure.ts';
 import { drawChart } from '../../src/io/figure/chart.ts';
 import { fontOf, useFont, wrapText } from '../../src/io/figure/font.ts';
-import { boundsOf, seriesOf, shortNumber, smoothLine, thinOut } from '../../src/io/figure/series.ts';
+import {
+  boundsOf,
+  seriesOf,
+  shortNumber,
+  smoothLine,
+  thinOut,
+  tickLabel,
+} from '../../src/io/figure/series.ts';
 import { drawSheet } from '../../src/io/figure/sheet.ts';
 import { type Pixels, pngTextOf } from '../../src/io/png.ts';
 
@@ -138,6 +145,35 @@ test('a chart of one run, of two, of the quantities that are there', async () =>
   expect(() => drawChart([{ label: 'runs/a', records: [{ event: 'start' }] }])).toThrow(
     'runs/a: there are no metrics to draw yet. Train some steps first',
   );
+});
+
+test('nine runs: the legend has a row more, names are whole, the ninth line is dashed', async () => {
+  const records = (loss: number) => [1, 2, 3].map((i) => ({ step: i / 4, loss: loss + i / 1000 }));
+  const runs = (names: readonly string[]) =>
+    names.map((label, i) => ({ label, records: records(0.476 + i / 1000) }));
+  const names = Array.from({ length: 9 }, (_, i) => `a-long-name-${i}`);
+  const panels = [{ key: 'loss', title: 'Loss', noisy: false, mayLog: true }];
+  const [two, nine] = await Promise.all(
+    [names.slice(0, 2), names].map((some) => decode(drawChart(runs(some), { panels }))),
+  );
+  const rows = (nine!.height - two!.height) / 2 / 20;
+  expect(rows).toBeGreaterThanOrEqual(2);
+  // The first line's colour stands in the legend twice: whole, and with a gap.
+  const strip = (row: number) => {
+    const y = 2 * (24 + 44 + 4 + 20 * row - 5);
+    return nine!.count(BLUE, [0, y, nine!.width, y + 2]);
+  };
+  const strips = Array.from({ length: rows + 1 }, (_, row) => strip(row)).filter((n) => n > 0);
+  expect(strips).toEqual([2 * 16 * 2, 2 * 12 * 2]);
+});
+
+test('ticks are told apart', () => {
+  const labels = (ticks: number[]) => ticks.map((tick) => tickLabel(tick, ticks));
+  expect(labels([0.4755, 0.476, 0.4765])).toEqual(['0.4755', '0.4760', '0.4765']);
+  expect(labels([0, 0.02, 0.04])).toEqual(['0', '0.02', '0.04']);
+  expect(labels([100001, 100002])).toEqual(['100,001', '100,002']);
+  expect(labels([0, 1000, 2000])).toEqual(['0', '1k', '2k']);
+  expect(labels([1, 1])).toEqual(['1', '1']);
 });
 
 test('series', () => {

@@ -23,6 +23,7 @@ import {
   shortNumber,
   smoothLine,
   thinOut,
+  tickLabel,
 } from './series.ts';
 
 export interface Run {
@@ -58,12 +59,15 @@ export interface ChartOptions {
 
 /** Everything is drawn at twice the size, for sharp text. */
 const RATIO = 2;
-const SIZE = { margin: 24, gap: 28, panel: { width: 560, height: 300 }, head: 44, panelHead: 30, legend: 26 };
+const SIZE = { margin: 24, gap: 28, panel: { width: 560, height: 300 }, head: 44, panelHead: 30 };
+/** Rows of the legend: the first is taller, and a label may be so wide. */
+const LEGEND = { first: 26, row: 20, line: 16, gap: 6, apart: 20, widest: 240 };
 const COLOUR = { paper: '#ffffff', title: '#18181b', text: '#52525b', grid: '#ececef', broken: '#dc2626' };
 const LINES = ['#2563eb', '#ea580c', '#16a34a', '#9333ea', '#0891b2', '#ca8a04', '#db2777', '#475569'];
 
 /** Points of one line: more than pixels would be wasted. */
 const MOST_POINTS = 1200;
+const FEW_POINTS = 12;
 
 Chart.register(LineController, LineElement, PointElement, LinearScale, LogarithmicScale);
 
@@ -82,10 +86,10 @@ export function drawChart(runs: readonly Run[], options: ChartOptions = {}): Uin
   useFont();
   const columns = Math.min(2, panels.length);
   const rows = Math.ceil(panels.length / columns);
-  const legend = runs.length > 1 ? SIZE.legend : 0;
   const pitch = { x: SIZE.panel.width + SIZE.gap, y: SIZE.panelHead + SIZE.panel.height + SIZE.gap };
-  const top = SIZE.margin + SIZE.head + legend;
   const width = 2 * SIZE.margin + columns * pitch.x - SIZE.gap;
+  const legend = runs.length > 1 ? legendOf(width, runs) : null;
+  const top = SIZE.margin + SIZE.head + (legend?.height ?? 0);
   const height = top + rows * pitch.y - SIZE.gap + SIZE.margin;
   const canvas = createCanvas(RATIO * width, RATIO * height);
   const context = canvas.getContext('2d');
@@ -93,7 +97,7 @@ export function drawChart(runs: readonly Run[], options: ChartOptions = {}): Uin
   context.fillStyle = COLOUR.paper;
   context.fillRect(0, 0, width, height);
   drawHead(context, width, runs, options);
-  if (legend) drawLegend(context, width, runs);
+  if (legend) drawLegend(context, legend, runs);
   panels.forEach(({ panel, lines }, i) => {
     const x = SIZE.margin + (i % columns) * pitch.x;
     const y = top + Math.floor(i / columns) * pitch.y;
@@ -119,16 +123,36 @@ function drawHead(
   drawText(context, last, width - SIZE.margin, y, { size: 13, colour: COLOUR.text, align: 'right' });
 }
 
-function drawLegend(context: SKRSContext2D, width: number, runs: readonly Run[]): void {
-  const room = Math.min(240, (width - 2 * SIZE.margin) / runs.length);
-  const y = SIZE.margin + SIZE.head + 4;
+interface Legend {
+  /** Width that each label has, its line included, and how many stand in a row. */
+  readonly room: number;
+  readonly columns: number;
+  readonly height: number;
+}
+
+/** As many rows as it takes to show the names whole, up to a width. */
+function legendOf(width: number, runs: readonly Run[]): Legend {
+  const context = createCanvas(1, 1).getContext('2d');
+  context.font = fontOf(12);
+  const widest = Math.max(...runs.map(({ label }) => context.measureText(label).width));
+  const { first, row, line, gap, apart } = LEGEND;
+  const room = Math.min(LEGEND.widest, Math.ceil(widest) + line + gap + apart);
+  const columns = Math.max(1, Math.floor((width - 2 * SIZE.margin + apart) / room));
+  return { room, columns, height: first + row * (Math.ceil(runs.length / columns) - 1) };
+}
+
+function drawLegend(context: SKRSContext2D, { room, columns }: Legend, runs: readonly Run[]): void {
   runs.forEach(({ label }, i) => {
-    const x = SIZE.margin + i * room;
+    const x = SIZE.margin + (i % columns) * room;
+    const y = SIZE.margin + SIZE.head + 4 + Math.floor(i / columns) * LEGEND.row;
+    const { line, gap, apart } = LEGEND;
     context.fillStyle = lineColour(i);
-    context.fillRect(x, y - 6, 16, 3);
+    context.fillRect(x, y - 6, line, 3);
+    context.fillStyle = COLOUR.paper;
+    if (isDashed(i)) context.fillRect(x + 6, y - 6, 4, 3);
     context.font = fontOf(12);
-    const [fitted = ''] = wrapText(context, label, room - 34, 1);
-    drawText(context, fitted, x + 22, y, { size: 12, colour: COLOUR.text });
+    const [fitted = ''] = wrapText(context, label, room - line - gap - apart + 1, 1);
+    drawText(context, fitted, x + line + gap, y, { size: 12, colour: COLOUR.text });
   });
 }
 
@@ -160,6 +184,9 @@ function lineColour(index: number, alpha = ''): string {
   return `${LINES[index % LINES.length]}${alpha}`;
 }
 
+/** Colours come again after the last, dashed. */
+const isDashed = (index: number) => index >= LINES.length;
+
 function drawPlot(
   context: SKRSContext2D,
   panel: Panel,
@@ -183,8 +210,9 @@ function drawPlot(
     data: means[i]!,
     borderColor: lineColour(i),
     borderWidth: 2,
-    // A single point draws no line.
-    pointRadius: line.x.length === 1 ? 3 : 0,
+    borderDash: isDashed(i) ? [6, 4] : [],
+    // A few measurements are told from the line between them, and a single one draws none.
+    pointRadius: line.x.length === 1 || (!panel.noisy && line.x.length <= FEW_POINTS) ? 3 : 0,
     pointBackgroundColor: lineColour(i),
   }));
   const canvas = createCanvas(SIZE.panel.width, SIZE.panel.height);
@@ -214,7 +242,11 @@ const TICKS = {
   maxRotation: 0,
   includeBounds: false,
   font: { family: FONT_FAMILY, size: 12 },
-  callback: (value: number | string) => shortNumber(Number(value)),
+  callback: (value: number | string, _: number, ticks: readonly { value: number }[]) =>
+    tickLabel(
+      Number(value),
+      ticks.map((tick) => tick.value),
+    ),
 };
 const BORDER = { display: false };
 
@@ -227,7 +259,8 @@ function xAxis(lines: readonly Series[]) {
     max: Math.max(...known),
     grid: { display: false },
     border: BORDER,
-    ticks: { ...TICKS, maxTicksLimit: 7, precision: 0 },
+    // No step lies between two.
+    ticks: { ...TICKS, maxTicksLimit: 7, ...(known.every(Number.isInteger) && { precision: 0 }) },
   };
 }
 

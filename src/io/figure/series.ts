@@ -133,3 +133,14 @@ export function shortNumber(value: number): string {
   if (size >= 1e-2) return String(Number(value.toPrecision(3)));
   return value.toExponential(2).replace(/\.?0+e/, 'e');
 }
+
+/** A tick's number with as many digits as tell it from the other ticks, at least three. */
+export function tickLabel(value: number, ticks: readonly number[]): string {
+  const labels = (of: (tick: number) => string) => new Set(ticks.map(of)).size;
+  const distinct = new Set(ticks).size;
+  if (labels(shortNumber) === distinct) return shortNumber(value);
+  if (ticks.every(Number.isInteger)) return value.toLocaleString('en-US');
+  let digits = 4;
+  while (digits < 15 && labels((tick) => tick.toPrecision(digits)) < distinct) digits++;
+  return value.toPrecision(digits);
+}
