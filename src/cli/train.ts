@@ -3,6 +3,7 @@
 import { basename, join } from 'node:path';
 import { readLatest } from '../io/atomic.ts';
 import { int, text } from '../recipe/field.ts';
+import { shortStages } from '../recipe/stages.ts';
 import { command } from './command.ts';
 import { COMPUTE_FLAGS, openDevice } from './device.ts';
 import { flag, usage } from './flags.ts';
@@ -52,6 +53,7 @@ export const train = command({
     const meeting = placed && (await joinRanks(backend, placed, recipe));
     const { trainRun } = await import('../train/run.ts');
     const voice = (placed?.rank ?? 0) > 0 ? SILENT : { log, progress };
+    for (const line of shortStages(recipe)) voice.log.warn(line);
     const made = await trainRun({ recipe, folder, backend, version, interrupt, ...voice });
     meeting?.end();
     progress.finish();

@@ -74,6 +74,16 @@ export function withTotalSteps(recipe: Recipe, total: number): Recipe {
   return { ...recipe, stage: stage.filter((row) => row.steps > 0) };
 }
 
+/** What is worth a warning: stages that end before their warm-up does, which `--steps` leaves as it is. */
+export function shortStages(recipe: Recipe): string[] {
+  return recipe.stage.flatMap((row, i) => {
+    const { kind, warmup_steps } = recipeOfStage(recipe, row).schedule;
+    if (!kind.startsWith('warmup') || warmup_steps <= row.steps) return [];
+    const fix = `--set stage.${i}.warmup_steps=${Math.ceil(row.steps / 100)} shortens it`;
+    return [`stage ${i + 1}: its ${row.steps} steps end within the warm-up of ${warmup_steps}; ${fix}`];
+  });
+}
+
 /** Where each stage begins: steps and images of all stages before it. */
 export function stageStarts(recipe: Recipe): { readonly step: number; readonly image: number }[] {
   let step = 0;

@@ -93,9 +93,10 @@ export async function trainRun(given: RunOptions): Promise<RunResult> {
     else log.info(`goes on from step ${state.step} of ${total} in ${folder}`);
   } else {
     trainer.initialise();
-    log.info(
-      `${trainer.network.parameters.trainable.toLocaleString('en')} parameters, ${trainer.totalSteps} steps`,
-    );
+    const { kind, size } = recipe.image;
+    const numbers = trainer.network.parameters.trainable.toLocaleString('en');
+    const side = kind === 'pixels' ? `${size} x ${size} px, ` : '';
+    log.info(`${side}${numbers} parameters, ${trainer.totalSteps} steps`);
   }
   using journal = writes ? Journal.open(folder, state.step, recipe.train.tensorboard) : null;
   const { async_checkpoints: beside } = recipe.train;

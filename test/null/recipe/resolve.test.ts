@@ -9,7 +9,7 @@ import { presetRows } from '../../../src/recipe/presets.ts';
 import { recipeReference } from '../../../src/recipe/reference.ts';
 import { type RecipeSources, recipeToml, resolveRecipe } from '../../../src/recipe/resolve.ts';
 import { allKeys, findField } from '../../../src/recipe/schema.ts';
-import { recipeOfStage, totalSteps, withTotalSteps } from '../../../src/recipe/stages.ts';
+import { recipeOfStage, shortStages, totalSteps, withTotalSteps } from '../../../src/recipe/stages.ts';
 
 const file = (text: string, name = 'my.toml') => ({ file: { name, text } });
 const resolve = (sources: RecipeSources) => resolveRecipe(sources).recipe;
@@ -268,6 +268,15 @@ describe('stages', () => {
     const other = withTotalSteps(recipe, total);
     expect(totalSteps(other)).toBe(total);
     expect(other.stage.every((stage) => stage.steps > 0)).toBe(true);
+  });
+
+  test('stages that end within their warm-up are told', () => {
+    const warm = '[schedule]\nwarmup_steps = 10\n[[stage]]\nsteps = 9\n[[stage]]\nsteps = 10';
+    const made = resolve(file(warm));
+    const words =
+      'stage 1: its 9 steps end within the warm-up of 10; --set stage.0.warmup_steps=1 shortens it';
+    expect(shortStages(made)).toEqual([words]);
+    expect(shortStages(resolve({ ...file(warm), sets: ['schedule.kind=constant'] }))).toEqual([]);
   });
 
   test('intervals', () => {
