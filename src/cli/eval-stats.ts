@@ -12,8 +12,10 @@ import { stdout } from './stdout.ts';
 export async function evalStats(call: EvalCall): Promise<number> {
   const { values, log, args } = call;
   const { output } = values;
-  if (output === undefined || !/\.safetensors$/i.test(output)) {
-    throw usage('eval stats', 'needs a file to write', 'Write -o FILE.safetensors');
+  const fix = 'Write -o FILE.safetensors';
+  if (output === undefined) throw usage('eval stats', 'needs a file to write', fix);
+  if (!/\.safetensors$/i.test(output)) {
+    throw usage(`-o ${output}`, 'statistics are written as safetensors, in float64', fix);
   }
   const words = args.slice(1);
   using measuring = new Measuring(call, openLapack, false);
