@@ -127,14 +127,21 @@ async function publish(folder: string, rows: readonly Row[], points: number): Pr
   writeWholeFile(join(folder, 'table.md'), markdownOf(rows));
   if (points < 2) return;
   const { drawChart } = await withCanvas(() => import('../io/figure/chart.ts'));
+  // First losses are many times the last ones, which the chart is for.
+  const top = 1.4 * Math.max(...rows.map(({ points }) => points.at(-1)?.loss ?? 0));
   // The chart's axis is the work done, in place of steps.
   const { unit, of } = workUnit(rows);
   const runs = rows.map(({ cell, points }) => ({
     label: cell.name,
-    records: points.map(({ eflop, loss }) => ({ step: of(eflop), loss })),
+    records: points.filter(({ loss }) => loss < top).map(({ eflop, loss }) => ({ step: of(eflop), loss })),
   }));
   const panels = [
-    { key: 'loss', title: `Loss on held-out images against ${unit} of training`, noisy: false, mayLog: true },
+    {
+      key: 'loss',
+      title: `Loss on held-out images below ${top.toFixed(2)} against ${unit} of training`,
+      noisy: false,
+      mayLog: true,
+    },
   ];
   const title = 'Quality against cost';
   writeWholeFile(join(folder, 'ablation.png'), drawChart(runs, { title, aside: 'equal FLOPs', panels }));
