@@ -105,6 +105,6 @@ export function checkMeasure({ args, given }: EvalCall): void {
   throw usage(
     `eval ${name}`,
     wanted === 0 ? `takes no ${sets[0]}` : `needs ${measure.sets}, got ${sets.length} of them`,
-    `Write microdiff eval ${name} ${measure.sets}`.trimEnd(),
+    wanted === 0 ? `Write -m ${sets[0]} for a model` : `Write microdiff eval ${name} ${measure.sets}`,
   );
 }

@@ -38,7 +38,11 @@ export interface LossOptions {
   readonly batchSize: number;
 }
 
-/** The noise levels at the shares (k + 1/2) / n of training's ln sigma ~ N(P_mean, P_std^2). */
+/**
+ * The noise levels at the shares (k + 1/2) / n of training's ln sigma ~ N(P_mean, P_std^2): those of the
+ * recipe
+ * and not of a stage, so that losses of all stages compare.
+ */
 export function lossLevels({ diffusion }: Pick<Recipe, 'diffusion'>, n: number): number[] {
   const { P_mean, P_std } = diffusion;
   return Array.from({ length: n }, (_, k) => Math.exp(P_mean + P_std * normalQuantile((k + 0.5) / n)));
