@@ -1,6 +1,5 @@
 // Made-up weights of full size, and how long a file takes to load: MicroDiT_XL_2, DFN5B's text tower and
-// SDXL's
-// autoencoder under their own names and shapes, random values, as torch.save writes them (zip64) or as
+// SDXL's autoencoder under their own names and shapes, random values, as torch.save writes them (zip64) or as
 // safetensors.
 //
 //   bun bench/full-size.ts make FILE.pt|FILE.safetensors [in_channels]      the transformer, 4.66 GB

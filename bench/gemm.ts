@@ -1,7 +1,6 @@
 // Matrix products of MicroDiT_Tiny_2 (batch 8, mask 0.75) against the yardstick: plain 1024^3 OpenBLAS
 // products, one a core, summed. Usage: bun bench/gemm.ts [threads] [rounds] [bf16]. Rounds are interleaved
-// and the
-// best one counts, so that other work on the machine touches shape and yardstick alike.
+// and the best one counts, so that other work on the machine touches shape and yardstick alike.
 
 import { Pinned } from '../ffi/memory.ts';
 import { openNative } from '../ffi/native.ts';

@@ -5,8 +5,7 @@
 // Bytes come from read calls, or from a mapping of the whole file if there is one: then they are stored past
 // the caches, which on a batch larger than these is twice as fast (bench/SPEED.md). A mapping's faults would
 // end the program where a read call says what is wrong; so a file is read whole into memory before its
-// mapping
-// is used, and its size is asked for before every sample.
+// mapping is used, and its size is asked for before every sample.
 //
 // A shard (MDS, little endian): u32 n; u32 offsets[n + 1] from the start of the file; a text; the samples.
 // A sample: a u32 length for every column of variable length, then the bytes of all columns in order.

@@ -26,9 +26,8 @@ struct GemmTile {
 };
 
 // One set of micro-kernels. What is packed are 4-byte units of `step` neighbouring depths: floats, or pairs
-// of
-// bf16. op(B) is packed into panels of `columns` columns: for each cut, panel after panel, each [units of the
-// cut][columns], short panels filled up with zeros.
+// of bf16. op(B) is packed into panels of `columns` columns: for each cut, panel after panel, each [units of
+// the cut][columns], short panels filled up with zeros.
 struct GemmKernels {
   long rows, columns, step;
   // Packs `panels` panels from `column` on, depths [depth, depth + count).

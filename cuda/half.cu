@@ -2,8 +2,7 @@
 #include "block.h"
 
 // IEEE binary16 in the low bits. Its exponent starts 112 lower than binary32's, so the bits in place times
-// 2^112
-// are the number, denormal ones too; infinity and NaN get the exponent that stands for them.
+// 2^112 are the number, denormal ones too; infinity and NaN get the exponent that stands for them.
 FN float half_value(uint32_t bits) {
   const float scaled = float_of((bits & 0x7fffu) << 13) * 5.192296858534828e33f;
   const uint32_t special = (bits & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;

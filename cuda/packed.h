@@ -245,8 +245,7 @@ void pack_rows(const Gemm &g, long product, long row, Strips strips, long depth,
 }
 
 // to[p][k][width] = op(B)[depth + k][column + p * width + j], k in units, for `panels` panels; zeros beyond
-// the
-// last column.
+// the last column.
 void pack_panels(const Gemm &g, long product, long column, long panels, long depth, long count, float *to) {
   const float *B = g.B + product * g.strideB;
   const long columns = g.N - column < panels * width ? g.N - column : panels * width;

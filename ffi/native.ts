@@ -70,8 +70,7 @@ export class Native {
 
   /**
    * Whether products round their operands to bf16 from now on, after init. Throws a Failure (code 3) where
-   * the
-   * processor has no bf16 dot products.
+   * the processor has no bf16 dot products.
    */
   bf16(on: boolean): void {
     if (this.#c.md_bf16(on ? 1 : 0) === 0) return;

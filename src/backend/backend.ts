@@ -106,9 +106,8 @@ export interface Backend {
   /** Dense products of the compute type that the device is sold for, in TFLOP/s; absent where not known. */
   readonly peakTflops?: number;
   /**
-   * Algorithms that were chosen by measuring or by a library, where that decides the last bits: a value
-   * that JSON
-   * holds, to be stored with a run and taken back before its programs are loaded.
+   * Algorithms that were chosen by measuring or by a library, where that decides the last bits: a value that
+   * JSON holds, to be stored with a run and taken back before its programs are loaded.
    */
   readonly choices?: unknown;
   /**

@@ -1,6 +1,5 @@
 // eval fidelity: does a sample show what its caption says? Of emoji, whether it looks most like the picture
-// that
-// the caption names; of drawn shapes, whether colour, shape and relation are right.
+// that the caption names; of drawn shapes, whether colour, shape and relation are right.
 import { embeddedEmoji } from '../data/emoji/embedded.ts';
 import { type Fidelity, fidelity, learnsEmoji, type Share } from '../eval/fidelity.ts';
 import { learnsShapes, type SceneFidelity, sceneFidelity } from '../eval/scene-fidelity.ts';

@@ -1,6 +1,5 @@
 // Starts the ranks of `--gpus N` as processes of their own, and looks after them: signals are handed on as
-// one
-// wish to stop, and a rank that dies takes the others with it, with its reason.
+// one wish to stop, and a rank that dies takes the others with it, with its reason.
 
 import { constants } from 'node:os';
 import { createServer } from 'node:net';

@@ -1,6 +1,5 @@
-// `sample --preview`: what the pictures in hand look like so far, drawn over itself on the terminal
-// (stderr), or in
-// a PNG file that is replaced each time.
+// `sample --preview`: what the pictures in hand look like so far, drawn over itself on the terminal (stderr),
+// or in a PNG file that is replaced each time.
 import { existsSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { writeWholeFile } from '../io/atomic.ts';

@@ -1,6 +1,5 @@
 // Which rank of a run on several GPUs this process is: from the variables that torchrun, Open MPI or SLURM
-// set,
-// or that `--gpus` sets for the processes that it starts.
+// set, or that `--gpus` sets for the processes that it starts.
 
 import type { Backend, Rank } from '../backend/backend.ts';
 import type { Recipe } from '../recipe/schema.ts';

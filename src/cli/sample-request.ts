@@ -1,6 +1,5 @@
 // What a call of sample asks for: its prompts, the settings that flags and an old picture give, and whether
-// the
-// pictures can go where they are to go.
+// the pictures can go where they are to go.
 import { existsSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Interval } from '../diffusion/heun.ts';

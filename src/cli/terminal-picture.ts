@@ -1,6 +1,5 @@
 // Pictures on a terminal: Kitty's graphics protocol, iTerm2's inline images, else two pixels in each
-// character cell
-// by half-block letters in 24-bit or 256 colours.
+// character cell by half-block letters in 24-bit or 256 colours.
 import type { Pixels } from '../io/png.ts';
 
 type Env = Readonly<Record<string, string | undefined>>;

@@ -4,8 +4,7 @@ import type { Source } from './source.ts';
 
 /**
  * A source in two: `count` of its items, spread evenly, and all others. Throws a Failure where too few are
- * left
- * to train on.
+ * left to train on.
  */
 export function splitSource(source: Source, count: number): { readonly rest: Source; readonly held: Source } {
   if (count >= source.count) throw tooMany(source.name, count, source.count);

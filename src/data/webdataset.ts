@@ -26,8 +26,8 @@ const MAX_PARTS = 256;
 /**
  * Groups the files of an archive into samples: one ends where the next key begins, and a key that comes again
  * later is another sample. Left out, as by the reference library: folders, names without a dot or with
- * nothing
- * before it, and those of the form __name__. A second file of the same name is refused, and so are links.
+ * nothing before it, and those of the form __name__. A second file of the same name is refused, and so are
+ * links.
  */
 export async function* webSamples(
   entries: AsyncIterable<TarEntry>,

@@ -53,8 +53,7 @@ export function tokensToImage(
 
 /**
  * D(x; sigma) = c_skip x + c_out F(c_in x; c_noise) (EDM, Eq. 7). x [N, C, H, W], sigma [N]. Guidance makes
- * one
- * image out of two: where F has fewer images than x, its images are those of the first of x.
+ * one image out of two: where F has fewer images than x, its images are those of the first of x.
  */
 export function denoised(
   network: (patches: Tensor, cNoise: Tensor) => Tensor,

@@ -1,6 +1,5 @@
 // Sets of images that are measured: a folder, shards (MDS), tar and zip archives. Read one image after
-// another
-// as Pillow's convert('RGB') gives them; what cannot be read is left out and told.
+// another as Pillow's convert('RGB') gives them; what cannot be read is left out and told.
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { extname, join } from 'node:path';
 import { Failure } from '../io/failure.ts';

@@ -1,8 +1,6 @@
 // Conformance with damaged sets of shards: the samples that damaged.json names are refused, no other bytes
-// are
-// ever given out, and refusing a whole shard or set is as good. An error is the number of samples that are
-// not
-// treated so.
+// are ever given out, and refusing a whole shard or set is as good. An error is the number of samples that
+// are not treated so.
 
 import { basename, dirname, join } from 'node:path';
 import { Failure } from '../io/failure.ts';

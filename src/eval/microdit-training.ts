@@ -324,8 +324,7 @@ function checkGradients(
 
 /**
  * A gradient that is zero in exact numbers (of queries, where there is one key) is float64's rounding noise
- * in
- * the files: below this part of the whole gradient's norm an error is measured against the latter.
+ * in the files: below this part of the whole gradient's norm an error is measured against the latter.
  */
 const NOTHING = 1e-13;
 

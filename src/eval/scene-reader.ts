@@ -1,7 +1,6 @@
 // Reads a picture of drawn shapes: which shapes of which colours, and how they stand to each other. Scenes
-// are
-// fitted to it by least squares, shape by shape, and the one that leaves the least is what it shows. It is
-// deterministic and knows nothing of what was asked for.
+// are fitted to it by least squares, shape by shape, and the one that leaves the least is what it shows. It
+// is deterministic and knows nothing of what was asked for.
 import { COLOUR_VALUES, coverOf, emptyScene, RELATIONS, type Scene, SHAPES } from '../data/shapes.ts';
 
 /** A scene as it was read; positions and sizes as fractions of the picture's side. */

@@ -1,6 +1,5 @@
 // Tar archives (POSIX ustar) as a stream of entries: the same bytes for the same files, since neither time
-// nor
-// owner stands in them.
+// nor owner stands in them.
 import { Failure } from './failure.ts';
 
 const BLOCK = 512;

@@ -20,9 +20,8 @@ export class EventFile {
   ) {}
 
   /**
-   * Opens the event file in `folder`, or makes it. Events of steps after `lastStep` are cut off (they will
-   * be done
-   * again), and so is a torn end.
+   * Opens the event file in `folder`, or makes it. Events of steps after `lastStep` are cut off (they will be
+   * done again), and so is a torn end.
    */
   static open(folder: string, lastStep: number): EventFile {
     const known = readdirSync(folder).find((name) => name.startsWith(MARK) && name.endsWith(OURS));

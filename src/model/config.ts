@@ -50,8 +50,7 @@ export function tokenCount(config: ModelConfig): number {
 
 /**
  * Patches kept under a mask ratio: the reference's int(T (1 - r)) for its own ratios, else rounded, since
- * that
- * formula loses a token to float error for some ratios.
+ * that formula loses a token to float error for some ratios.
  */
 export function keptTokens(tokens: number, maskRatio: number): number {
   const exact = [0, 0.5, 0.75].includes(maskRatio);

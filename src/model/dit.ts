@@ -207,10 +207,9 @@ export function rememberedView(g: Context, memory: ReadonlyMap<Block, Memory>): 
 }
 
 /**
- * The first half of the rows sees its caption, the second half a zeroed one. There all S tokens are equal,
- * so that
- * whatever the softmax weighs, the result is one constant vector per block (`constants`, [C]): exact, and
- * cheaper.
+ * The first half of the rows sees its caption, the second half a zeroed one. There all S tokens are equal, so
+ * that whatever the softmax weighs, the result is one constant vector per block (`constants`, [C]): exact,
+ * and cheaper.
  */
 export function guidedView(
   g: Context,
@@ -236,9 +235,8 @@ export function zeroCaptionConstant(g: Context, layer: CrossAttention, y: Tensor
 
 /**
  * The network F. patches [N, T, C p p] (channel, row, column), cNoise [N], pooled [N, D]; `ids` [N, K] are
- * the
- * patches to keep, or null for all; `positions` [T, D] those of another grid than the trained one. Returns
- * tokens [N, K, p p C] (row, column, channel).
+ * the patches to keep, or null for all; `positions` [T, D] those of another grid than the trained one.
+ * Returns tokens [N, K, p p C] (row, column, channel).
  */
 export function denoiseTokens(
   g: Context,

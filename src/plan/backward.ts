@@ -9,10 +9,8 @@ import type { Trace } from './trace.ts';
 
 /**
  * Appends to `trace` the gradient of an objective with respect to everything that needs one. `seeds` are
- * pairs
- * of an output and the objective's gradient with respect to it, of the same shape.
- * Parameter gradients are added into space 'grad' at the parameter's own place; returns the gradients of
- * inputs.
+ * pairs of an output and the objective's gradient with respect to it, of the same shape. Parameter gradients
+ * are added into space 'grad' at the parameter's own place; returns the gradients of inputs.
  */
 export function backward(trace: Trace, seeds: readonly (readonly [Tensor, Tensor])[]): Map<Tensor, Tensor> {
   const walk = new Walk(trace, new Set(seeds.map(([output]) => output.storage.id)));

@@ -1,6 +1,5 @@
 // The Workers that decode pictures. Items are handed out in turn and answered in any order; who asked waits
-// for
-// each answer in its own order, so the number of Workers changes nothing.
+// for each answer in its own order, so the number of Workers changes nothing.
 import { Failure } from '../io/failure.ts';
 import type { Answer, Order } from './decode-worker.ts';
 import type { Item, ItemSettings, Result } from './item.ts';

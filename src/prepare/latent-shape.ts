@@ -1,6 +1,5 @@
-// What shape the numbers of a column without any head have, and their type: the format does not say it, so
-// it is
-// guessed from the name and the size, and every use says that it was.
+// What shape the numbers of a column without any head have, and their type: the format does not say it, so it
+// is guessed from the name and the size, and every use says that it was.
 
 import { CLIP_CONTEXT } from '../text/bpe.ts';
 

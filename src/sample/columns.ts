@@ -16,8 +16,7 @@ const STDIN = 'standard input';
 
 /**
  * The prompts of the tables at `paths`, one after another and counted through; '-' is standard input. A row
- * is
- * a prompt, always plain text. Parquet needs its end first: on a pipe it is copied to a temporary file.
+ * is a prompt, always plain text. Parquet needs its end first: on a pipe it is copied to a temporary file.
  */
 export async function* readTables(
   paths: readonly string[],

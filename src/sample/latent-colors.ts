@@ -14,10 +14,9 @@ const SIDE = 8;
 
 /**
  * colour = base + sum of channel c times slope[c]. The decoder is asked 2 C + 1 times, with small flat
- * latents: all
- * zeros, and each channel alone at +1 and -1; slopes are half the differences of the mean colours in the
- * middle.
- * Texture is lost, and what is far from linear; the finished picture comes from the decoder itself.
+ * latents: all zeros, and each channel alone at +1 and -1; slopes are half the differences of the mean
+ * colours in the middle. Texture is lost, and what is far from linear; the finished picture comes from the
+ * decoder itself.
  */
 export function latentColors(vae: Vae): LatentColors {
   const { latent_channels: C } = vae.config;

@@ -40,8 +40,7 @@ export interface LossOptions {
 
 /**
  * The noise levels at the shares (k + 1/2) / n of training's ln sigma ~ N(P_mean, P_std^2): those of the
- * recipe
- * and not of a stage, so that losses of all stages compare.
+ * recipe and not of a stage, so that losses of all stages compare.
  */
 export function lossLevels({ diffusion }: Pick<Recipe, 'diffusion'>, n: number): number[] {
   const { P_mean, P_std } = diffusion;

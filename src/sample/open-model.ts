@@ -1,6 +1,5 @@
 // A model out of a file of either kind: one that training wrote, or published weights; with the text tower
-// and
-// the autoencoder beside it where it works on latents.
+// and the autoencoder beside it where it works on latents.
 import type { Backend } from '../backend/backend.ts';
 import type { TensorFile } from '../io/tensor-file.ts';
 import type { Recipe } from '../recipe/schema.ts';

@@ -68,8 +68,7 @@ export function sizeFault({ model, factor }: Canvas, size: Extent): string | und
 
 /**
  * Positions [rows * columns, dim] of another grid than the trained one, by the reference's rule. A model
- * whose
- * own positions do not follow that rule is a Failure.
+ * whose own positions do not follow that rule is a Failure.
  */
 export function positionsFor(
   backend: Backend,

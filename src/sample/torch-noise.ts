@@ -2,12 +2,10 @@
 // picture alone after `manual_seed(seed)`.
 //
 // The facts (ATen/native/cuda/DistributionTemplates.h and curand's headers): Philox4x32-10 with the seed as
-// its
-// key and (draw, 0, thread, 0) as its counter; blocks of 256 threads, as many as the elements need and the
-// GPU
-// holds at once; each draw of a thread is four normals by Box-Muller, and normal k of it goes to element
-// thread + threads * k. Where there are as many threads as elements, each takes the first and leaves the
-// rest.
+// its key and (draw, 0, thread, 0) as its counter; blocks of 256 threads, as many as the elements need and
+// the GPU holds at once; each draw of a thread is four normals by Box-Muller, and normal k of it goes to
+// element thread + threads * k. Where there are as many threads as elements, each takes the first and leaves
+// the rest.
 
 /** A generator of the initial noise: our own, or PyTorch's on CUDA. */
 export const RNGS = ['philox', 'torch-cuda'] as const;

@@ -11,8 +11,7 @@ import { Trace } from '../plan/trace.ts';
 
 /**
  * Weights as plans read them: `weight` [end] in the compute type, `master` in float32, as far as plans read
- * it
- * (routers) or all of it. Where both kinds are equal they are one region.
+ * it (routers) or all of it. Where both kinds are equal they are one region.
  */
 export interface LoadedWeights {
   readonly weight: Region;

@@ -20,8 +20,7 @@ const REMEMBERED = 65_536;
  * Texts are in lower case, but for the long s, which counts as an s. Marks that combine (\p{M}) are no
  * letters.
  * U+0345 is nothing at all and left out: a mark whose capital is a letter, which by Python's rules of
- * matching
- * without case fits neither what is a letter nor what is none.
+ * matching without case fits neither what is a letter nor what is none.
  */
 const WORDS = new RegExp(
   [

@@ -34,8 +34,7 @@ export class Beside {
 
   /**
    * Copies the values of all tensors, in their order; null where there is no memory for that. The copy is
-   * good
-   * until the next call.
+   * good until the next call.
    */
   copy(content: CheckpointFiles<Held>): CheckpointFiles | null {
     if (!this.hasRoom(content)) return null;

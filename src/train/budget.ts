@@ -88,8 +88,7 @@ const LARGEST = 512;
 
 /**
  * The paper's encoders: TFLOP of the autoencoder's encoder for a 256 px image (it grows with the area), and
- * of
- * the text tower for a caption of 77 tokens; and the share of the GPU's products that they reach.
+ * of the text tower for a caption of 77 tokens; and the share of the GPU's products that they reach.
  */
 const ENCODERS = { vae256: 0.27, clip: 0.0471, reached: 0.4 };
 

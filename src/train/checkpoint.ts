@@ -164,9 +164,8 @@ export class Checkpoints {
   }
 
   /**
-   * Loads the newest checkpoint that is whole; null where there is none at all. `warn` is told of those
-   * that are
-   * passed over. Throws a Failure where none can be used, and for one that a newer microdiff wrote.
+   * Loads the newest checkpoint that is whole; null where there is none at all. `warn` is told of those that
+   * are passed over. Throws a Failure where none can be used, and for one that a newer microdiff wrote.
    */
   restore(
     backend: Backend,

@@ -1,6 +1,5 @@
 // The largest micro-batch of each stage that fits the memory which is free when a run begins. The planner
-// knows
-// the bytes of every region before anything is allocated.
+// knows the bytes of every region before anything is allocated.
 import type { Backend, Rank } from '../backend/backend.ts';
 import { availableBytes } from '../io/available.ts';
 import { Failure } from '../io/failure.ts';
@@ -49,8 +48,7 @@ export interface Fellows extends Rank {
 
 /**
  * The same for several ranks: the smallest of what fits on each. Where one has too little memory for an
- * image,
- * all throw a Failure. All ranks have to call it, with what they need beside it in memory already.
+ * image, all throw a Failure. All ranks have to call it, with what they need beside it in memory already.
  */
 export async function fitTogether(fit: Omit<Fit, 'ranks'>, fellows: Fellows): Promise<Recipe> {
   const { recipe, backend, first = 0 } = fit;
@@ -100,8 +98,7 @@ export function keepMicroBatches(recipe: Recipe, begun: Recipe): Recipe {
 
 /**
  * The recipe with micro-batches that so many ranks can share out: where they could not, the largest that is
- * no
- * larger.
+ * no larger.
  */
 export function evenMicroBatches(recipe: Recipe, ranks: number): Recipe {
   const stage = recipe.stage.map((row): Stage => {

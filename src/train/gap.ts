@@ -1,7 +1,6 @@
 // How close routing came to another choice: with each expert taking its K most probable tokens, the distance
 // between the last token that is taken and the first that is not. Where it is not far above rounding, runs
-// that
-// sum in another order may route differently.
+// that sum in another order may route differently.
 import type { Context } from '../model/layers.ts';
 import type { Runner } from '../plan/runner.ts';
 import type { Tensor } from '../plan/tensor.ts';

@@ -93,8 +93,7 @@ function parsed(line: string): Message | null {
 
 /**
  * Brings all ranks together and joins the backend's group. Throws a Failure on every rank where one has
- * another
- * recipe or version, comes twice or not in time, and on rank 0 (code 2) where its port is taken.
+ * another recipe or version, comes twice or not in time, and on rank 0 (code 2) where its port is taken.
  */
 export async function meet(appointment: Appointment): Promise<Meeting> {
   return appointment.rank === 0 ? receive(appointment) : call(appointment);

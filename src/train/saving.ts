@@ -32,9 +32,8 @@ export class Saving {
   }
 
   /**
-   * Begins a checkpoint; the one before is done by then (`written`). One that cannot be written is warned
-   * of: a
-   * full disk may have room again later, and training is worth more than one checkpoint.
+   * Begins a checkpoint; the one before is done by then (`written`). One that cannot be written is warned of:
+   * a full disk may have room again later, and training is worth more than one checkpoint.
    */
   begin(of: Saved): void {
     const { step } = of[2];

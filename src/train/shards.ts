@@ -1,6 +1,5 @@
 // Batches out of shards, as inputs of the micro-step: latents and captions as the halves that lie in the
-// files,
-// or pictures and the words of their captions.
+// files, or pictures and the words of their captions.
 import type { SourceShape } from '../data/source.ts';
 import { PictureStream } from '../data/stream/picture-stream.ts';
 import type { ColumnSpec } from '../data/stream/shard-set.ts';

@@ -34,9 +34,8 @@ export interface RecipeData extends TrainingData {
 
 /**
  * Opens the sources of a recipe and mixes them by weight, in the order of data.seed; stages of the same
- * sources
- * go on with each other's epochs. `warn` is told which files of a folder are left out. Of several ranks
- * each takes its own images of a batch.
+ * sources go on with each other's epochs. `warn` is told which files of a folder are left out. Of several
+ * ranks each takes its own images of a batch.
  */
 export async function openData(
   recipe: Recipe,

@@ -176,8 +176,7 @@ export class Trainer {
 
   /**
    * A flat buffer with all of a kind of state. Of several ranks all have to call this, in the same order;
-   * what
-   * they get is good until the next call or step.
+   * what they get is good until the next call or step.
    */
   whole(kind: Shared): Region {
     const { buffers, exchange } = this;

@@ -23,8 +23,7 @@ export function inputsOf({ image, text }: Pick<Recipe, 'image' | 'text'>): Input
 
 /**
  * Micro-batch, passes, mask and optimizer of a stage, for one of so many ranks. Throws a Failure (code 2)
- * where
- * a step's images cannot be shared out evenly.
+ * where a step's images cannot be shared out evenly.
  */
 export function stageWork(recipe: Recipe, stage: Stage, ranks = 1): StageWork {
   const { model, text, diffusion, data, optimizer, train, stage: rows } = recipeOfStage(recipe, stage);

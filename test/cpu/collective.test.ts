@@ -1,6 +1,5 @@
 // Collective operations of three processes on the CPU, in both precisions, and what becomes of those that
-// wait
-// for one that is gone.
+// wait for one that is gone.
 import { describe, expect, test } from 'bun:test';
 import { Native } from '../../ffi/native.ts';
 import { RankLost } from '../../src/io/failure.ts';

@@ -1,7 +1,6 @@
 // Run by native-rows.test.ts with a number of threads, bf16 or nothing, and MICRODIFF_ISA: prints the
-// instruction set and a
-// hash of many products; throws where a part of a product, computed by itself, differs in a bit from that
-// part of the whole.
+// instruction set and a hash of many products; throws where a part of a product, computed by itself, differs
+// in a bit from that part of the whole.
 
 import { openNative } from '../../ffi/native.ts';
 import { gemm, noise, run } from './native-commands.ts';

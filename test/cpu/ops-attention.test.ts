@@ -1,6 +1,5 @@
 // Attention: values, gradients of q, k and v, odd sizes, views of a common buffer, more than one tile; and
-// its
-// causal form.
+// its causal form.
 import { describe, expect, test } from 'bun:test';
 import { attention, causalAttention } from '../../src/plan/ops/attention.ts';
 import { columns, slices } from '../../src/plan/tensor.ts';

@@ -1,6 +1,5 @@
-// The command prepare: hundreds of pictures with broken ones and doubles among them, killed on the way,
-// from every
-// kind of source; and a set of latents and captions that training takes.
+// The command prepare: hundreds of pictures with broken ones and doubles among them, killed on the way, from
+// every kind of source; and a set of latents and captions that training takes.
 import { afterAll, beforeAll, describe, expect, test } from 'bun:test';
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

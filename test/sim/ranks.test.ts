@@ -1,6 +1,5 @@
 // Training by two ranks on stand-in GPUs and the stand-in NCCL, collective operations in graphs: beside one
-// GPU
-// by its losses and by the checkpoint that both write together.
+// GPU by its losses and by the checkpoint that both write together.
 import { afterAll, expect, test } from 'bun:test';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -134,8 +134,7 @@ export class ShardStream {
 
   /**
    * Opens the shards of a batch; returns what has to be waited for, after which it is called again. Samples
-   * of
-   * shards that can be read from afar do without.
+   * of shards that can be read from afar do without.
    */
   private hold(batch: Batch, count: number): Promise<unknown>[] {
     const missing = new Map<number, Promise<unknown>>();

@@ -1,8 +1,7 @@
 // Picture files to RGB as the reference's data pipeline sees them (Pillow's convert('RGB')): told by their
 // bytes and not by their names, alpha dropped and not blended, colour profiles and EXIF orientation ignored
 // unless asked. PNG and GIF are decoded here, the rest by the drawing library, which is loaded when first
-// needed and
-// gets a file without what would make it turn, blend or correct the picture.
+// needed and gets a file without what would make it turn, blend or correct the picture.
 import { open } from 'node:fs/promises';
 import { osFailure } from '../oserror.ts';
 import { withCanvas } from '../figure/canvas.ts';

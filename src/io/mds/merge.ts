@@ -9,9 +9,8 @@ import { pythonJson } from './python-text.ts';
 
 /**
  * Writes `folder`/index.json over the sets in `parts`, in their order; parts are paths relative to the
- * folder,
- * and may be merged ones themselves. Every index is checked first; no shard is opened or moved. Returns the
- * merged index.
+ * folder, and may be merged ones themselves. Every index is checked first; no shard is opened or moved.
+ * Returns the merged index.
  */
 export function mergeIndexes(folder: string, parts: readonly string[]): MdsIndex {
   if (parts.length === 0) {

@@ -14,8 +14,7 @@ import { MdsShard } from './shard.ts';
 export interface MdsOpenOptions {
   /**
    * Compares the hashes of the index: of the file that is read, and of what is unpacked from it. An index
-   * that
-   * has none for the file, or none that is known here, is a Failure.
+   * that has none for the file, or none that is known here, is a Failure.
    */
   readonly hashes?: boolean;
   /**

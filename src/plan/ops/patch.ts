@@ -88,9 +88,8 @@ export const unpatchifyOp = defineOp({
 
 /**
  * Tokens [N, K, p p Ch] in the order (row, column, channel) as images [N, Ch, H, W] real; W is H when left
- * out. slots [N, T] i32
- * (keepSlots) says which token shows at each patch; where it is -1, maskToken [p p Ch] shows, or zeros.
- * Forward only.
+ * out. slots [N, T] i32 (keepSlots) says which token shows at each patch; where it is -1, maskToken [p p Ch]
+ * shows, or zeros. Forward only.
  */
 export function unpatchify(
   tokens: Tensor,

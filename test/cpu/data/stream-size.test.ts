@@ -1,6 +1,5 @@
-// The order of the stream on shards, as training processes meet it: five sets of uneven sizes, read by 1,
-// 2, 3
-// and 8 ranks with different numbers of threads, each killed (SIGKILL) and gone on with from a place at or
+// The order of the stream on shards, as training processes meet it: five sets of uneven sizes, read by 1, 2,
+// 3 and 8 ranks with different numbers of threads, each killed (SIGKILL) and gone on with from a place at or
 // before the last one that it told.
 //
 //   ORDER_SAMPLES=1000003 bun test --timeout 3600000 test/cpu/data/stream-size.test.ts

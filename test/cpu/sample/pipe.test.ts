@@ -1,6 +1,5 @@
 // Many prompts through a pipe with the shipped model: order, memory, pictures that another decoder reads,
-// kills and
-// goings-on. MICRODIFF_PROMPTS=1000 makes it the long run (60 are enough for every change).
+// kills and goings-on. MICRODIFF_PROMPTS=1000 makes it the long run (60 are enough for every change).
 import { afterAll, describe, expect, test } from 'bun:test';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -1,6 +1,5 @@
 // The command sample in a process of its own, in a folder with small models: m.safetensors, a run folder
-// `run`,
-// and nan.safetensors, whose pictures are not finite.
+// `run`, and nan.safetensors, whose pictures are not finite.
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -1,6 +1,5 @@
 // Small made-up weights of published models: a transformer, a text tower and autoencoders with 4 and 16
-// channels,
-// each in a file of its own.
+// channels, each in a file of its own.
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { writeSafetensors } from '../../../src/io/safetensors_write.ts';

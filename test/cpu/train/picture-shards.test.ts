@@ -1,6 +1,5 @@
 // Training on shards of pictures: what `prepare` writes without an autoencoder, streamed, gives the batches
-// of
-// the same pictures in a folder, whatever the number of Workers and ranks; stops, validation, what is
+// of the same pictures in a folder, whatever the number of Workers and ranks; stops, validation, what is
 // refused.
 import { afterAll, beforeAll, describe, expect, test } from 'bun:test';
 import { createCanvas } from '@napi-rs/canvas';

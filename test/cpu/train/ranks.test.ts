@@ -1,6 +1,6 @@
 // Training by several processes: the same losses as alone, one set of checkpoints for any number of ranks,
-// and
-// ends of every kind. The ranks are processes on the CPU, started by --gpus or by the variables of torchrun.
+// and ends of every kind. The ranks are processes on the CPU, started by --gpus or by the variables of
+// torchrun.
 import { afterAll, beforeAll, describe, expect, test } from 'bun:test';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';

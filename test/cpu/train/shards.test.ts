@@ -1,6 +1,6 @@
 // Training on shards of latents, by the command: states of a text tower or token ids in the data, two sizes
-// in
-// two stages, previews through tower and autoencoder, a stop and a resume, and pictures from what came out.
+// in two stages, previews through tower and autoencoder, a stop and a resume, and pictures from what came
+// out.
 import { afterAll, beforeAll, describe, expect, test } from 'bun:test';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { writeTinyParts } from '../sample/tiny-parts.ts';

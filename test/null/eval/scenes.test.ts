@@ -1,6 +1,5 @@
 // Drawn shapes read off pictures: every shape, colour and relation, clean, noisy and blurred; and how a
-// reading
-// is compared with what was asked for.
+// reading is compared with what was asked for.
 import { describe, expect, test } from 'bun:test';
 import {
   COLOUR_NAMES,
