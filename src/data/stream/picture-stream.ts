@@ -5,6 +5,7 @@ import { type PictureColumns, pictureColumns, SIGNED } from '../shard-picture.ts
 import type { SourceShape } from '../source.ts';
 import type { Draw } from './order.ts';
 import type { Answer, Order, ShardPart } from './picture-worker.ts';
+import { Running } from './running.ts';
 import { STREAM, type StreamOptions, type StreamSet, StreamSets } from './sets.ts';
 
 /** What a batch is written into. */
@@ -17,7 +18,7 @@ export interface PictureArrays {
 
 export class PictureStream {
   private readonly draw: Draw = { set: 0, epoch: 0, shard: 0, sample: 0 };
-  private readonly running = new Set<Promise<void>>();
+  private readonly running = new Running();
   private readonly hands: Hand[];
 
   private constructor(
@@ -66,16 +67,12 @@ export class PictureStream {
    * those places into `places` [N]. A sample that cannot be read or decoded is a Failure that names it.
    */
   fill(into: PictureArrays, places: Float64Array, first: number): Promise<void> {
-    const done = this.read(into, places, first);
-    this.running.add(done);
-    const forget = () => this.running.delete(done);
-    done.then(forget, forget);
-    return done;
+    return this.running.add(this.read(into, places, first));
   }
 
   /** Waits for what is being read, and ends the Workers. */
   async close(): Promise<void> {
-    await Promise.allSettled(this.running);
+    await this.running.settled();
     for (const hand of this.hands) hand.end();
     await this.of.close();
   }

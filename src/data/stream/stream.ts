@@ -5,6 +5,7 @@ import { Gather, type GatherFault } from '../../../ffi/gather.ts';
 import { Failure } from '../../io/failure.ts';
 import { osFailure } from '../../io/oserror.ts';
 import type { Draw, StreamOrder } from './order.ts';
+import { Running } from './running.ts';
 import { type StreamOptions, type StreamSet, StreamSets } from './sets.ts';
 import type { ColumnSpec, OpenShard } from './shard-set.ts';
 
@@ -23,7 +24,7 @@ interface Batch {
 
 export class ShardStream {
   private readonly idle: Batch[] = [];
-  private readonly running = new Set<Promise<void>>();
+  private readonly running = new Running();
   private readonly draw: Draw = { set: 0, epoch: 0, shard: 0, sample: 0 };
 
   private constructor(
@@ -75,16 +76,12 @@ export class ShardStream {
    */
   fill(into: readonly Uint8Array[], places: Float64Array, first: number): Promise<void> {
     this.checkArrays(into, places.length);
-    const done = this.read(into, places, first);
-    this.running.add(done);
-    const forget = () => this.running.delete(done);
-    done.then(forget, forget);
-    return done;
+    return this.running.add(this.read(into, places, first));
   }
 
   /** Waits for what is being read and closes the files. */
   async close(): Promise<void> {
-    await Promise.allSettled(this.running);
+    await this.running.settled();
     await this.of.close();
   }
 
