@@ -64,7 +64,8 @@ async function run({ args, values, log, progress }: Call<typeof FLAGS>): Promise
   const names = values.cells.split(',').map((name) => name.trim());
   const cells = cellsOf({ ...values, recipe }, [...new Set(names)]);
   const { keepMicroBatches } = await import('../train/fit.ts');
-  const { trainRun, recipeOfRun, refuseOtherRecipe } = await import('../train/run.ts');
+  const { recipeOfRun, refuseOtherRecipe } = await import('../train/begun.ts');
+  const { trainRun } = await import('../train/run.ts');
   const there = CELL_NAMES.filter((name) => existsSync(join(values.out, name, 'recipe.toml')));
   const begun = cellsOf({ ...values, recipe }, there);
   for (const { name, recipe } of begun) {

@@ -157,7 +157,7 @@ function checkArguments(command: string, args: readonly Argument[], rest: readon
   const last = args.at(-1);
   if (!last?.many && rest.length > args.length) {
     const extra = rest[args.length]!;
-    throw usage(extra, `${command} takes ${count(args.length)}`, `See microdiff ${command} --help`);
+    throw usage(extra, `${command} takes ${wordsOf(args)}`, `See microdiff ${command} --help`);
   }
   for (const [i, arg] of args.entries()) {
     const word = rest[i];
@@ -172,9 +172,10 @@ function checkArguments(command: string, args: readonly Argument[], rest: readon
   }
 }
 
-function count(n: number): string {
-  if (n === 0) return 'no argument';
-  return n === 1 ? 'one argument' : `${n} arguments`;
+function wordsOf(args: readonly Argument[]): string {
+  const names = args.map(({ name }) => name.toUpperCase());
+  if (names.length > 1) return `${names.join(' and ')}, and nothing else`;
+  return names.length === 0 ? 'no argument' : 'one argument';
 }
 
 /** A Failure for a slip on the command line. */

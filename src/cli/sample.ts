@@ -190,8 +190,9 @@ async function drawAll(
   if (interrupt.exitCode !== undefined) return interrupt.exitCode;
   if (stdout.closed) return 0; // the reader has what it wanted
   if (writer.skipped > 0) log.info(`${writer.skipped} pictures were there already`);
+  const all = writer.errors + writer.pictures + writer.skipped;
+  if (all === 0) log.warn('no prompt came, and nothing was drawn');
   if (writer.errors > 0) {
-    const all = writer.errors + writer.pictures + writer.skipped;
     log.error(`${writer.errors} of ${all} pictures could not be made`);
     return 1;
   }

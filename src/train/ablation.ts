@@ -67,7 +67,7 @@ export const CELL_NAMES = Object.keys(CELLS);
 export function cellsOf(options: AblationOptions, names: readonly string[]): Cell[] {
   const base = cellModel(options.recipe, BASE);
   const perImage = flopsOf(base, [CELLS[BASE]!.mask, 0]);
-  const batch = options.recipe.train.batch_size;
+  const batch = batchOf(options.recipe);
   const total = (options.steps * batch * perImage[0]) / (1 - options.finetune);
   return names.map((name) => {
     const plan = CELLS[name];
@@ -105,8 +105,11 @@ export function cellsOf(options: AblationOptions, names: readonly string[]): Cel
 export function spentEflop({ recipe, flops }: Cell, steps: number): number {
   const [first] = recipe.stage;
   const masked = Math.min(steps, first?.steps ?? 0);
-  return ((masked * flops[0] + (steps - masked) * flops[1]) * recipe.train.batch_size) / 1e18;
+  return ((masked * flops[0] + (steps - masked) * flops[1]) * batchOf(recipe)) / 1e18;
 }
+
+/** Images of a step: those of the first stage, whose rates and batches are all cells'. */
+const batchOf = ({ stage, train }: Recipe) => stage[0]!.batch_size ?? train.batch_size;
 
 /** The rows that the first stage learns from, for all stages of a cell. */
 function dataOfFirst({ data }: Recipe): Recipe['data'] {
@@ -121,7 +124,7 @@ function cellModel(recipe: Recipe, name: string): Recipe {
 }
 
 function stagesOf(recipe: Recipe, mask: number, steps: readonly number[]): Stage[] {
-  const row: Stage = { ...recipe.stage[0]!, lr: undefined, batch_size: undefined };
+  const row = recipe.stage[0]!;
   const [first = 1, last] = steps;
   const warmup = { warmup_steps: Math.min(100, Math.ceil(first / 10)) };
   const masked = { ...row, ...warmup, name: 'masked', steps: first, mask_ratio: mask };
@@ -135,7 +138,7 @@ function stagesOf(recipe: Recipe, mask: number, steps: readonly number[]): Stage
 function flopsOf(recipe: Recipe, masks: readonly [number, number]): [number, number] {
   const network = networkOf(recipe);
   const at = (mask_ratio: number) => {
-    const stage = { ...recipe.stage[0]!, mask_ratio, batch_size: recipe.train.batch_size };
+    const stage = { ...recipe.stage[0]!, mask_ratio };
     return trainingFlops(network, stageWork({ ...recipe, stage: [stage] }, stage).step);
   };
   return [at(masks[0]), at(masks[1])];

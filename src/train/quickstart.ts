@@ -10,7 +10,8 @@ import { findModel } from '../sample/find-model.ts';
 import { loadModel } from '../sample/model-file.ts';
 import { sampleImages } from '../sample/sampler.ts';
 import { loadDrawing, previewPrompts } from './preview.ts';
-import { recipeOfRun, type RunOptions, trainRun } from './run.ts';
+import { recipeOfRun } from './begun.ts';
+import { type RunOptions, trainRun } from './run.ts';
 import { openData } from './source.ts';
 import { Trainer } from './trainer.ts';
 

@@ -1,13 +1,12 @@
 // A run: a folder that the same command goes on with. Steps, metrics, previews, checkpoints, an orderly stop.
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Backend, Rank } from '../backend/backend.ts';
 import { cleanLeftovers, makeFolder, writeWholeFile } from '../io/atomic.ts';
 import { EXIT, Failure, RankLost } from '../io/failure.ts';
 import { holdFolder } from '../io/hold.ts';
-import { osCode, osFailure } from '../io/oserror.ts';
 import { readInterval } from '../recipe/field.ts';
-import { recipeToml, resolveRecipe } from '../recipe/resolve.ts';
+import { recipeToml } from '../recipe/resolve.ts';
 import type { Recipe } from '../recipe/schema.ts';
 import type { ClipEncoder } from '../sample/clip-encoder.ts';
 import { saveModel } from '../sample/model-file.ts';
@@ -15,8 +14,9 @@ import { type LoadedParts, openParts, openTextTower } from '../sample/published.
 import { pulledPart } from '../sample/pulled.ts';
 import { Agreement } from './agreement.ts';
 import { keepAlgorithms, takeAlgorithms } from './algorithms.ts';
+import { knownRecipe, recipeOfRun, refuseOtherPictures } from './begun.ts';
 import { Checkpoints, type RunState, type Saved } from './checkpoint.ts';
-import { evenMicroBatches, type Fit, fitMicroBatches, fitTogether, keepMicroBatches } from './fit.ts';
+import { type Fit, fitMicroBatches, fitTogether } from './fit.ts';
 import { Journal } from './journal.ts';
 import { drawPreview, loadDrawing, previewPath } from './preview.ts';
 import { Saving } from './saving.ts';
@@ -25,7 +25,6 @@ import { openData, type RecipeData } from './source.ts';
 import { type Spike, SpikeWatch } from './spikes.ts';
 import { type StepReport, Trainer } from './trainer.ts';
 import { validationLoss } from './validation.ts';
-import { canShare } from './work.ts';
 
 /** What the run tells while it goes on. */
 export interface Watch {
@@ -79,7 +78,6 @@ export async function trainRun(given: RunOptions): Promise<RunResult> {
   const fit = { backend, recipe: known, tower: tower?.caption ?? null, first };
   const recipe = known.train.fit_micro_batch ? await fitted(fit, rank) : known;
   const options = { ...given, recipe };
-  if (writes) writeWholeFile(join(folder, 'recipe.toml'), recipeToml(recipe));
   const trainer = new Trainer(backend, recipe, data, tower?.caption ?? null);
   const checkpoints = new Checkpoints(folder);
   checkpoints.open(writes);
@@ -87,7 +85,7 @@ export async function trainRun(given: RunOptions): Promise<RunResult> {
   const found = checkpoints.restore(backend, trainer, (text) => log.warn(text));
   if (found) {
     state = found.state;
-    if (state.data !== data.hash) log.warn(`the pictures are not those that ${found.name} was trained on`);
+    if (state.data !== data.hash) refuseOtherPictures(given, begun, found.name);
     const total = trainer.totalSteps;
     if (state.step >= total) log.info(`${folder} is finished: ${state.step} of ${total} steps are done`);
     else log.info(`goes on from step ${state.step} of ${total} in ${folder}`);
@@ -98,6 +96,7 @@ export async function trainRun(given: RunOptions): Promise<RunResult> {
     const side = kind === 'pixels' ? `${size} x ${size} px, ` : '';
     log.info(`${side}${numbers} parameters, ${trainer.totalSteps} steps`);
   }
+  if (writes) writeWholeFile(join(folder, 'recipe.toml'), recipeToml(recipe));
   using journal = writes ? Journal.open(folder, state.step, recipe.train.tensorboard) : null;
   const { async_checkpoints: beside } = recipe.train;
   const saving = new Saving(checkpoints, (text) => log.warn(text), state.step, beside);
@@ -158,79 +157,11 @@ function openTower({ backend, recipe }: RunOptions): ClipEncoder {
   return openTextTower(backend, pulledPart(recipe.text.clip));
 }
 
-/**
- * In a run that has begun, only keys that change no past number may differ. That includes the lengths of
- * stages, so that a run can be made longer or shorter.
- */
-export function refuseOtherRecipe(folder: string, old: Recipe, recipe: Recipe): void {
-  const stages = Math.min(old.stage.length, recipe.stage.length);
-  const changed = firstDifference(bare(old, stages), bare(recipe, stages));
-  if (!changed) return;
-  throw new Failure({
-    what: folder,
-    why: `was trained with another recipe (${changed} differs)`,
-    fix: 'Use the recipe of the run, or another folder with -o',
-    code: EXIT.usage,
-  });
-}
-
-/**
- * The recipe as the run goes on with it: passes that were once fitted to the memory stay as they are. Passes
- * may change where they could not be shared out over so many ranks.
- */
-function knownRecipe({ folder, recipe: given, log }: RunOptions, begun: Recipe, ranks: number): Recipe {
-  const { fit_micro_batch } = given.train;
-  const recipe = fit_micro_batch ? keepMicroBatches(given, begun) : given;
-  const { micro_batch } = recipe.train;
-  const free = { ...keepMicroBatches(begun, recipe), train: { ...begun.train, micro_batch } };
-  refuseOtherRecipe(folder, canShare(begun, ranks) ? begun : free, recipe);
-  if (!fit_micro_batch) return recipe;
-  const even = evenMicroBatches(recipe, ranks);
-  for (const [i, row] of even.stage.entries()) {
-    const { micro_batch: old } = recipe.stage[i]!;
-    if (old !== row.micro_batch) {
-      log.info(`stage ${i + 1}: passes of ${row.micro_batch} images, since ${old} cannot be shared out`);
-    }
-  }
-  return even;
-}
-
 /** Fits micro-batches to the memory, of several ranks to that of the one that has least. */
 async function fitted(fit: Fit, rank: Rank): Promise<Recipe> {
   if (rank.ranks === 1) return fitMicroBatches(fit);
   using agreement = new Agreement(fit.backend);
   return await fitTogether(fit, { ...rank, sums: (values) => agreement.sums(values) });
-}
-
-/** The recipe that a run folder was made with; null for a new folder. */
-export function recipeOfRun(folder: string): Recipe | null {
-  const path = join(folder, 'recipe.toml');
-  try {
-    return resolveRecipe({ file: { name: path, text: readFileSync(path, 'utf8') } }).recipe;
-  } catch (error) {
-    if (osCode(error) === 'ENOENT') return null;
-    throw osFailure(error, path, 'read');
-  }
-}
-
-/** The first stages of a recipe without the keys that may change between sittings: none changes a bit. */
-function bare(recipe: Recipe, stages: number): unknown {
-  const { batch_size, micro_batch, seed } = recipe.train;
-  const stage = recipe.stage.slice(0, stages).map((row) => ({ ...row, steps: 0 }));
-  const data = { ...recipe.data, workers: 0 };
-  return { ...recipe, data, stage, train: { batch_size, micro_batch, seed }, sample: {} };
-}
-
-function firstDifference(a: unknown, b: unknown, key = ''): string | null {
-  if (typeof a !== 'object' || typeof b !== 'object' || a === null || b === null) {
-    return a === b ? null : key;
-  }
-  const [left, right] = [a as Record<string, unknown>, b as Record<string, unknown>];
-  for (const name of new Set([...Object.keys(left), ...Object.keys(right)])) {
-    const found = firstDifference(left[name], right[name], key ? `${key}.${name}` : name);
-    if (found) return found;
-  }
-  return null;
 }
 
 /** What a finished run is for. */

@@ -1,4 +1,5 @@
 // The training images of a recipe: for each stage a stream of batches by place.
+import { existsSync } from 'node:fs';
 import type { Rank } from '../backend/backend.ts';
 import { Batches } from '../data/batch.ts';
 import { embeddedEmoji } from '../data/emoji/embedded.ts';
@@ -7,6 +8,7 @@ import { splitSource } from '../data/held-out.ts';
 import { openSources, type Source } from '../data/source.ts';
 import type { LossData } from '../diffusion/loss-data.ts';
 import { Failure } from '../io/failure.ts';
+import { isRemote } from '../io/remote.ts';
 import type { DataSource, Recipe } from '../recipe/schema.ts';
 import { recipeOfStage, stageStarts } from '../recipe/stages.ts';
 import { PictureBatches, pictureShape, ShardBatches } from './shards.ts';
@@ -45,6 +47,11 @@ export async function openData(
   const { data, image } = recipe;
   if (image.kind === 'pixels' && image.channels !== 3) {
     throw new Failure({ what: 'image.channels', why: `pictures have 3, not ${image.channels}`, code: 2 });
+  }
+  for (const { path } of data.source) {
+    if (path === undefined || isRemote(path) || existsSync(path)) continue;
+    const fix = 'Give the pictures or shards that you have: --data DIR';
+    throw new Failure({ what: path, why: 'the recipe learns from this folder, which is not here', fix });
   }
   const emoji = data.source.some((s) => s.name === 'emoji') ? await embeddedEmoji() : null;
   if (data.source.some(({ name }) => name === 'mds')) return openShards(recipe, rank);

@@ -82,6 +82,21 @@ describe('cells', () => {
     expect(one!.recipe.data.source).toEqual([{ ...row!, stages: undefined }]);
   });
 
+  test("keep the first stage's learning rate and images a step", () => {
+    const stage = [{ ...recipe.stage[0]!, lr: 3e-4, batch_size: 7 }, ...recipe.stage.slice(1)];
+    const options = { recipe: { ...recipe, stage }, steps: 1000, finetune: 0.2, points: 5 };
+    const [deferred, naive] = cellsOf(options, ['deferred-75', 'naive-75']);
+    const rows = deferred!.recipe.stage;
+    expect(rows.map(({ lr, batch_size }) => [lr, batch_size])).toEqual([
+      [3e-4, 7],
+      [3e-4, 7],
+    ]);
+    expect(rows[0]!.steps).toBe(1000);
+    const spent = [deferred!, naive!].map((one) => spentEflop(one, one.recipe.stage[0]!.steps));
+    expect(Math.abs(spent[1]! / spent[0]! - 1)).toBeLessThan(0.005);
+    expect((spent[0]! / 1000) * (32 / 7)).toBeCloseTo(spentEflop(cell('deferred-75'), 1000) / 1000, 12);
+  });
+
   test('other names are refused', () => {
     expect(() => cellsOf({ recipe, steps: 1, finetune: 0.5, points: 1 }, ['deferd'])).toThrow(
       'cell deferd: is not known. Cells: deferred-75, ',
