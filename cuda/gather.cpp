@@ -9,12 +9,14 @@
 //
 // A shard (MDS, little endian): u32 n; u32 offsets[n + 1] from the start of the file; a text; the samples.
 // A sample: a u32 length for every column of variable length, then the bytes of all columns in order.
+//
+// A packed column holds numbers in 8 bits (src/io/q8.ts); into the batch they go as halves.
 #include "native.h"
 
 #include <atomic>
-#include <emmintrin.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <immintrin.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
@@ -49,6 +51,7 @@ struct Layout {
   struct {
     int32_t bytes;   // -1: its length stands in the sample
     int32_t wanted;  // which of the job's columns it is, or -1
+    int32_t packed;  // 1: numbers in 8 bits that the job wants as halves
   } column[];
 };
 
@@ -156,6 +159,56 @@ void stream_bytes(char *to, const char *from, size_t bytes) {
   memcpy(to + at, from + at, bytes - at);
 }
 
+constexpr size_t block_numbers = 32, block_bytes = 34;
+
+// Bytes of the numbers that are `bytes` as halves.
+double packed_bytes(double bytes) {
+  uint64_t numbers = uint64_t(bytes) / 2;
+  return double(numbers + 2 * ((numbers + block_numbers - 1) / block_numbers));
+}
+
+// Numbers of one block or less, d q, as halves. A product of a half and 8 bits is exact in float32, so it is
+// rounded once.
+__attribute__((target("avx2,f16c"))) void unpack_block(uint16_t *to, const char *from, size_t count) {
+  uint16_t bits, halves[block_numbers];
+  int8_t q[block_numbers] = {};
+  memcpy(&bits, from, 2);
+  memcpy(q, from + 2, count);
+  const __m256 d = _mm256_set1_ps(_cvtsh_ss(bits));
+  for (size_t i = 0; i < block_numbers; i += 8) {
+    const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(q + i));
+    const __m256 y = _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(halves + i), _mm256_cvtps_ph(y, _MM_FROUND_TO_NEAREST_INT));
+  }
+  memcpy(to, halves, 2 * count);
+}
+
+// `bytes` of packed numbers, whole blocks but for the last; returns where the next number goes.
+uint16_t *unpack(uint16_t *to, const char *from, size_t bytes) {
+  while (bytes > 0) {
+    size_t part = bytes < block_bytes ? bytes : block_bytes;
+    unpack_block(to, from, part - 2);
+    to += part - 2;
+    from += part;
+    bytes -= part;
+  }
+  return to;
+}
+
+// The same out of a file, by way of `scratch`.
+Fault read_packed(int file, uint16_t *to, size_t bytes, uint64_t offset, char *scratch) {
+  constexpr size_t most = small_bytes / block_bytes * block_bytes;
+  while (bytes > 0) {
+    size_t part = bytes < most ? bytes : most;
+    Fault fault = read_bytes(file, scratch, part, offset);
+    if (fault.reason) return fault;
+    to = unpack(to, scratch, part);
+    offset += part;
+    bytes -= part;
+  }
+  return fine;
+}
+
 Fault gather_one(const Request &request, const Wanted *wanted, long row, char *scratch) {
   int file = int(request.file);
   uint64_t file_bytes = uint64_t(request.file_bytes), sample = uint64_t(request.sample);
@@ -188,8 +241,11 @@ Fault gather_one(const Request &request, const Wanted *wanted, long row, char *s
     uint32_t bytes = uint32_t(layout->column[i].bytes);
     if (layout->column[i].bytes < 0) memcpy(&bytes, data + 4 * variable++, 4);
     int index = layout->column[i].wanted;
-    if (index >= 0 && double(bytes) != wanted[index].bytes)
-      return {MD_GATHER_COLUMN, double(index), double(bytes)};
+    if (index >= 0) {
+      double whole_bytes = wanted[index].bytes;
+      if (double(bytes) != (layout->column[i].packed ? packed_bytes(whole_bytes) : whole_bytes))
+        return {MD_GATHER_COLUMN, double(index), double(bytes)};
+    }
     sizes[i] = bytes;
     sum += bytes;
   }
@@ -197,10 +253,21 @@ Fault gather_one(const Request &request, const Wanted *wanted, long row, char *s
   iovec parts[max_columns];
   uint64_t offset = head;
   for (int i = 0; i < layout->columns;) {
+    int index = layout->column[i].wanted;
+    if (index >= 0 && layout->column[i].packed) {
+      uint16_t *to = at<uint16_t>(wanted[index].to + double(row) * wanted[index].bytes);
+      if (whole)
+        unpack(to, data + offset, size_t(sizes[i]));
+      else
+        fault = read_packed(file, to, size_t(sizes[i]), begin + offset, scratch);
+      if (fault.reason) return fault;
+      offset += sizes[i++];
+      continue;
+    }
     // Neighbours that are wanted are read in one call.
     int count = 0;
     uint64_t bytes = 0;
-    for (; i < layout->columns && layout->column[i].wanted >= 0; ++i) {
+    for (; i < layout->columns && layout->column[i].wanted >= 0 && !layout->column[i].packed; ++i) {
       char *to = at<char>(wanted[layout->column[i].wanted].to) + uint64_t(row) * sizes[i];
       if (map)
         stream_bytes(to, data + offset + bytes, size_t(sizes[i]));
@@ -215,7 +282,7 @@ Fault gather_one(const Request &request, const Wanted *wanted, long row, char *s
       if (fault.reason) return fault;
     }
     offset += bytes;
-    if (i < layout->columns) offset += sizes[i++];
+    if (i < layout->columns && layout->column[i].wanted < 0) offset += sizes[i++];
   }
   return fine;
 }

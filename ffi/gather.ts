@@ -4,10 +4,14 @@
 import { addressOf, Pinned } from './memory.ts';
 import type { Native } from './native.ts';
 
-/** Bytes a column has: a number, or null where each sample says it. wanted: which array it goes to, or -1. */
+/**
+ * Bytes a column has: a number, or null where each sample says it. wanted: which array it goes to, or -1.
+ * packed: its numbers are in 8 bits (src/io/q8.ts), and go there as halves.
+ */
 export interface GatherColumn {
   readonly bytes: number | null;
   readonly wanted: number;
+  readonly packed: boolean;
 }
 
 /** Columns that a file may have at most. */
@@ -20,13 +24,12 @@ export class GatherLayout {
   /** columns: all of them, in the order of the file; MAX_COLUMNS at most. */
   constructor(columns: readonly GatherColumn[]) {
     if (columns.length > MAX_COLUMNS) throw new RangeError(`${columns.length} columns`);
-    this.memory = new Pinned(8 + 8 * columns.length);
+    this.memory = new Pinned(8 + 12 * columns.length);
     const words = new Int32Array(this.memory.buffer);
     words[0] = columns.length;
     words[1] = columns.filter(({ bytes }) => bytes === null).length;
-    for (const [i, { bytes, wanted }] of columns.entries()) {
-      words[2 + 2 * i] = bytes ?? -1;
-      words[3 + 2 * i] = wanted;
+    for (const [i, { bytes, wanted, packed }] of columns.entries()) {
+      words.set([bytes ?? -1, wanted, Number(packed)], 2 + 3 * i);
     }
   }
 

@@ -66,6 +66,7 @@ function tablesOf(budget: Budget): Table[] {
     heads: ['what', 'amount'],
     rows: [
       ['on disk', `${bytes(data.bytes)} (${bytes(data.bytes_per_image)} an image)`],
+      ['with 8-bit states (prepare --captions-as states8)', bytes(data.q8_bytes)],
       [
         'with token ids (text.encoder = clip)',
         `${bytes(data.token_bytes)}, ${data.token_eflop.toFixed(1)} EFLOP more to train`,

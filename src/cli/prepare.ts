@@ -7,6 +7,7 @@ import {
   captionColumns,
   CAPTION_FORMS,
   latentColumns,
+  needsTower,
   pictureColumns,
   POSTERIORS,
 } from '../prepare/encoders.ts';
@@ -38,7 +39,7 @@ const FLAGS = {
     choice(
       undefined,
       CAPTION_FORMS,
-      'States of the text tower, token ids for it, or text alone (default: by --clip)',
+      'States of the text tower, those in 8 bits, token ids for it, or text alone (default: by --clip)',
     ),
   ),
   captions: flag(
@@ -119,8 +120,8 @@ async function run(call: PrepareCall): Promise<number> {
   if (values['dry-run']) return dryRun(args, columns);
   if (values.out === undefined) throw usage('--out', 'missing', 'Name the folder of the set: -o set/');
   const form = values['captions-as'] ?? (values.clip === undefined ? 'text' : 'states');
-  if (form === 'states' && values.clip === undefined) {
-    throw usage('--captions-as states', 'needs a text tower', 'Add --clip, or say tokens or text');
+  if (needsTower(form) && values.clip === undefined) {
+    throw usage(`--captions-as ${form}`, 'needs a text tower', 'Add --clip, or say tokens or text');
   }
   const folder = part.count > 1 ? join(values.out, String(part.index)) : values.out;
   const { seed, exif, clean, captions } = values;
@@ -131,12 +132,12 @@ async function run(call: PrepareCall): Promise<number> {
   };
   const batch = values['batch-size'] || undefined;
   const encoding = { sizes, posterior: values.posterior, form, seed, batch };
-  const needsDevice = values.vae !== undefined || form === 'states';
+  const needsDevice = values.vae !== undefined || needsTower(form);
   const backend = needsDevice ? await openDevice(values, log) : null;
   const vae = backend && values.vae !== undefined ? openAutoencoder(backend, pulledPart(values.vae)) : null;
   const picturesBy = backend && vae ? latentColumns(backend, vae, encoding) : pictureColumns(encoding);
   const texts = batch ?? TEXTS;
-  const tower = backend && form === 'states' ? openTextTower(backend, pulledPart(values.clip!), texts) : null;
+  const tower = backend && needsTower(form) ? openTextTower(backend, pulledPart(values.clip!), texts) : null;
   const captionsBy = captionColumns(form, tower, texts);
   const interrupt = watchSignals(log, 'ending after the pictures in hand; the same command goes on');
   const hashes = values.hashes === 'none' ? [] : values.hashes.split(',');

@@ -5,6 +5,7 @@ import { f16ToFloat32 } from '../io/dtype.ts';
 import { Failure } from '../io/failure.ts';
 import type { MdsSet } from '../io/mds/set.ts';
 import type { MdsValue } from '../io/mds/values.ts';
+import { fromQ8, Q8_SUFFIX, q8Count } from '../io/q8.ts';
 import type { ModelConfig } from '../recipe/schema.ts';
 import { idPairs } from '../text/clip.ts';
 import { ROWS_PER_WORD } from '../text/words.ts';
@@ -75,14 +76,22 @@ export function latentData(
 ): LossData {
   const imageSize = in_channels * input_size * input_size;
   const column = `latents_${input_size * 8}`;
-  const text = tokens ? 'caption_tokens' : 'caption_latents';
+  const states = 'caption_latents';
   const refuse = (why: string) =>
     new Failure({ what: name, why, fix: 'Give shards with captions and latents for this model' });
   const columns = set.index.shards[0]?.columns.map((one) => one.name) ?? [];
+  const packed = !tokens && !columns.includes(states) && columns.includes(states + Q8_SUFFIX);
+  const text = tokens ? 'caption_tokens' : packed ? states + Q8_SUFFIX : states;
   for (const wanted of [column, text]) {
     if (!columns.includes(wanted)) throw refuse(`has no column ${wanted} (it has ${columns.join(', ')})`);
   }
-  const half = (item: number, from: string) => bytesOf(set.value(first + item, from));
+  const half = (item: number, from: string) => {
+    const bytes = bytesOf(set.value(first + item, from));
+    if (!packed || from !== text) return bytes;
+    if (q8Count(bytes.length) === null)
+      throw refuse(`sample ${first + item}: ${text} is no blocks of 8 bits`);
+    return new Uint8Array(fromQ8(bytes).buffer);
+  };
   const length = half(0, text).byteLength / 2 / (tokens ? 1 : caption_channels);
   if (!Number.isInteger(length)) throw refuse(`its captions are not of width ${caption_channels}`);
   const bits = (item: number, from: string, numbers: number) => {

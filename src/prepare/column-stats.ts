@@ -4,6 +4,7 @@
 import { isKind } from '../io/mds/encodings.ts';
 import type { MdsColumn } from '../io/mds/index.ts';
 import type { MdsDtype, MdsValue } from '../io/mds/values.ts';
+import { fromQ8 } from '../io/q8.ts';
 import { CLIP_CONTEXT } from '../text/bpe.ts';
 import { clipTokenizer } from '../text/vocabulary.ts';
 import { guessShape, type ShapeGuess } from './latent-shape.ts';
@@ -188,7 +189,10 @@ export class ColumnCounter {
   private addBytes(bytes: Uint8Array): void {
     if (this.sizes.size < 2) this.sizes.set(bytes.length, (this.sizes.get(bytes.length) ?? 0) + 1);
     const guess = this.sizes.size === 1 && guessShape(this.column.name, bytes.length);
-    if (guess) this.addNumbers(guess.dtype, numbersOf(bytes, guess.dtype));
+    if (!guess) return;
+    const { dtype } = guess;
+    const numbers = dtype === 'q8' ? new Float16Array(fromQ8(bytes).buffer) : numbersOf(bytes, dtype);
+    this.addNumbers(dtype, numbers);
   }
 
   private addNumbers(type: string, values: ArrayLike<number>): void {

@@ -6,6 +6,7 @@ import { Failure } from '../io/failure.ts';
 import { toSigned, interleave } from '../io/image/crop.ts';
 import type { MdsValue } from '../io/mds/values.ts';
 import { encodePng } from '../io/png.ts';
+import { Q8_SUFFIX, toQ8 } from '../io/q8.ts';
 import type { Vae } from '../sample/autoencoder.ts';
 import type { ClipEncoder } from '../sample/clip-encoder.ts';
 import { SampleNoise } from '../sample/noise.ts';
@@ -14,8 +15,9 @@ import { clipTokenizer } from '../text/vocabulary.ts';
 import { vaeFactor } from '../vae/config.ts';
 import { posterior, samplePosterior, scaleLatents } from '../vae/posterior.ts';
 
-export const CAPTION_FORMS = ['states', 'tokens', 'text'] as const;
+export const CAPTION_FORMS = ['states', 'states8', 'tokens', 'text'] as const;
 export type CaptionForm = (typeof CAPTION_FORMS)[number];
+export const needsTower = (form: CaptionForm) => form === 'states' || form === 'states8';
 export const POSTERIORS = ['sample', 'mode'] as const;
 
 export interface EncoderSettings {
@@ -112,7 +114,10 @@ export function latentColumns(backend: Backend, vae: Vae, settings: EncoderSetti
   };
 }
 
-/** Sets a column of an item to numbers in halves; one that is not finite is the end of the item. */
+/**
+ * Sets a column of an item to numbers in halves, or in 8 bits where its name says so; one that is not finite
+ * in halves is the end of the item.
+ */
 function put(filled: Filled[], item: number, column: string, values: Float32Array): void {
   const known = filled[item]!;
   if (known instanceof NotFinite) return;
@@ -120,7 +125,7 @@ function put(filled: Filled[], item: number, column: string, values: Float32Arra
   float32ToF16(values, bits);
   if (bits.some((half) => (half & 0x7c00) === 0x7c00)) {
     filled[item] = new NotFinite('numbers that are not finite in halves');
-  } else known[column] = new Uint8Array(bits.buffer);
+  } else known[column] = column.endsWith(Q8_SUFFIX) ? toQ8(values) : new Uint8Array(bits.buffer);
 }
 
 /** Squares as they are: PNG files. */
@@ -142,18 +147,19 @@ export function pictureColumns({ sizes }: EncoderSettings): PictureColumns {
   };
 }
 
-/** Captions as states of a text tower in halves, as token ids in 16 bits each, or as text alone. */
+/** Captions as states of a text tower in halves or 8 bits, as token ids in 16 bits each, or as text alone. */
 export function captionColumns(form: CaptionForm, clip: ClipEncoder | null, batch = 1): CaptionColumns {
-  if (form === 'states' && clip) {
+  if (needsTower(form) && clip) {
+    const column = form === 'states8' ? `caption_latents${Q8_SUFFIX}` : 'caption_latents';
     return {
-      encodings: { caption: 'str', caption_latents: 'bytes' },
+      encodings: { caption: 'str', [column]: 'bytes' },
       batch,
       values(captions) {
         const filled = captions.map((caption): Filled => ({ caption }));
         const states = Float32Array.from(clip.encode(captions).states);
         const size = states.length / captions.length;
         for (const n of captions.keys()) {
-          put(filled, n, 'caption_latents', states.subarray(n * size, (n + 1) * size));
+          put(filled, n, column, states.subarray(n * size, (n + 1) * size));
         }
         return filled;
       },

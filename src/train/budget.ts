@@ -4,6 +4,7 @@ import type { Backend, ElemBytes } from '../backend/backend.ts';
 import { activeParameters } from '../model/count.ts';
 import type { Node } from '../plan/op.ts';
 import { RECOMPUTE, type Recompute } from '../plan/recompute.ts';
+import { q8Bytes } from '../io/q8.ts';
 import type { Recipe, Stage } from '../recipe/schema.ts';
 import { recipeOfStage } from '../recipe/stages.ts';
 import { forwardPlan } from '../sample/forward.ts';
@@ -71,6 +72,8 @@ export type DataBudget = {
   readonly images: number;
   readonly bytes_per_image: number;
   readonly bytes: number;
+  /** With the states in 8 bits. */
+  readonly q8_bytes: number;
   /** With token ids instead of states of the text tower, which then runs within the step. */
   readonly token_bytes: number;
   readonly token_eflop: number;
@@ -263,6 +266,7 @@ function dataBudget({ recipe, machine, price, images }: BudgetOptions, seen: num
     images,
     bytes_per_image: perImage,
     bytes: images * perImage,
+    q8_bytes: images * (latents + q8Bytes(states / 2)),
     token_bytes: images * (latents + tokens),
     token_eflop: (seen * ENCODERS.clip) / 1e6,
     prepare_eflop: (images * tflop) / 1e6,

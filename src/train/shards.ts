@@ -2,7 +2,7 @@
 // files, or pictures and the words of their captions.
 import type { SourceShape } from '../data/source.ts';
 import { PictureStream } from '../data/stream/picture-stream.ts';
-import type { ColumnSpec } from '../data/stream/shard-set.ts';
+import type { ColumnSpec } from '../data/stream/columns.ts';
 import type { StreamSet } from '../data/stream/sets.ts';
 import { ShardStream } from '../data/stream/stream.ts';
 import type { Rank } from '../backend/backend.ts';

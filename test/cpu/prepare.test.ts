@@ -5,6 +5,8 @@ import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } fr
 import { join } from 'node:path';
 import { MdsSet } from '../../src/io/mds/set.ts';
 import { encodePng } from '../../src/io/png.ts';
+import { fromQ8, q8Bytes } from '../../src/io/q8.ts';
+import { ColumnCounter } from '../../src/prepare/column-stats.ts';
 import { writeTinyParts } from './sample/tiny-parts.ts';
 import { Place } from './train/program.ts';
 
@@ -266,6 +268,30 @@ describe('latents and captions for training', () => {
         ['latents_64', 2 * 4 * 32 * 32],
       ],
     );
+  });
+
+  test('states in 8 bits take half the space and are near', async () => {
+    few();
+    const args = ['few', '--size', '64', '--vae', 'vae.safetensors', '--clip', 'clip.safetensors'];
+    expect((await prepare(...args, '-o', 'sixteen')).code).toBe(0);
+    expect((await prepare(...args, '-o', 'eight', '--captions-as', 'states8')).code).toBe(0);
+    const [whole, eight] = ['sixteen', 'eight'].map((name) => MdsSet.open(place.at(name)));
+    const counter = new ColumnCounter({ name: 'caption_latents_q8', encoding: 'bytes', size: null });
+    for (let i = 0; i < 8; i++) {
+      const states = new Float16Array((whole!.value(i, 'caption_latents') as Uint8Array).slice().buffer);
+      const packed = eight!.value(i, 'caption_latents_q8') as Uint8Array;
+      expect(packed.length).toBe(q8Bytes(states.length));
+      counter.add(packed, packed);
+      const near = new Float16Array(fromQ8(packed).buffer);
+      const power = states.reduce((sum, x) => sum + x * x, 0);
+      expect(states.reduce((sum, x, n) => sum + (x - near[n]!) ** 2, 0) / power).toBeLessThan(1e-4);
+    }
+    whole!.close();
+    eight!.close();
+    expect(counter.stats()).toMatchObject({
+      guess: { kind: 'caption states', dtype: 'q8', shape: [77, 8] },
+      numbers: { count: 8 * 616, nan: 0 },
+    });
   });
 
   test('how many are encoded at a time, and by how many threads, changes no byte', async () => {

@@ -8,7 +8,7 @@ import { MdsSet } from '../../io/mds/set.ts';
 import { MdsWriter } from '../../io/mds/writer.ts';
 import type { MdsSample } from '../../io/mds/values.ts';
 import { hash3 } from '../hash.ts';
-import type { ColumnSpec } from './shard-set.ts';
+import type { ColumnSpec } from './columns.ts';
 import { ShardStream } from './stream.ts';
 
 /** Columns of stage 1 at full width: 4 x 32 x 32 latents and 77 x 1024 states of the text tower, in fp16. */

@@ -1,9 +1,11 @@
 // Single samples of shards behind an address, by byte ranges: what a run begins with while whole shards are
 // on their way into the cache.
 import type { GatherFault } from '../../../ffi/gather.ts';
+import { bytesOf } from '../../io/dtype.ts';
 import type { MdsShardInfo } from '../../io/mds/index.ts';
+import { fromQ8 } from '../../io/q8.ts';
 import type { Remote } from '../../io/remote.ts';
-import type { ColumnSpec } from './shard-set.ts';
+import { type ColumnSpec, columnIn } from './columns.ts';
 
 /** Requests under way at once. */
 const AT_ONCE = 32;
@@ -41,16 +43,21 @@ export class Ranges {
     let variable = 0;
     const sizes = info.columns.map(({ size }) => size ?? view.getUint32(4 * variable++, true));
     const sum = sizes.reduce((total, size) => total + size, prefix);
-    for (const [wanted, { column, bytes: expected }] of columns.entries()) {
-      const size = sizes[info.columns.findIndex(({ name }) => name === column)]!;
+    const found = columns.map((column) => columnIn(info.columns, column, this.address(info)));
+    for (const [wanted, { index, bytes: expected }] of found.entries()) {
+      const size = sizes[index]!;
       if (size !== expected) return { kind: 'column', request: row, wanted, bytes: size };
     }
     if (sum !== bytes.length) return { kind: 'sizes', request: row, sum, bytes: bytes.length };
     let at = prefix;
-    for (const [i, { name }] of info.columns.entries()) {
-      const wanted = columns.findIndex(({ column }) => column === name);
-      if (wanted >= 0) into[wanted]!.set(bytes.subarray(at, at + sizes[i]!), row * sizes[i]!);
-      at += sizes[i]!;
+    for (const [i, size] of sizes.entries()) {
+      const wanted = found.findIndex(({ index }) => index === i);
+      if (wanted >= 0) {
+        const here = bytes.subarray(at, at + size);
+        const whole = found[wanted]!.packed ? bytesOf(fromQ8(here)) : here;
+        into[wanted]!.set(whole, row * whole.length);
+      }
+      at += size;
     }
     return undefined;
   }

@@ -7,7 +7,8 @@ import { Ahead } from './ahead.ts';
 import { type CacheSettings, ShardCache } from './cache.ts';
 import { checkCache, openFiles } from './files.ts';
 import { type Draw, StreamOrder } from './order.ts';
-import { type ColumnSpec, ShardSet } from './shard-set.ts';
+import type { ColumnSpec } from './columns.ts';
+import { ShardSet } from './shard-set.ts';
 
 export interface StreamSet {
   /** A folder with an index.json, or its address: http://, https://, s3://. */

@@ -8,13 +8,8 @@ import type { MdsColumn, MdsShardInfo } from '../../io/mds/index.ts';
 import { MdsShard } from '../../io/mds/shard.ts';
 import { osFailure } from '../../io/oserror.ts';
 import { Source } from '../../io/source.ts';
+import { type ColumnSpec, columnIn, columnIndex } from './columns.ts';
 import type { ShardFiles } from './files.ts';
-
-/** A column that a batch holds, and how many bytes each sample has of it. */
-export interface ColumnSpec {
-  readonly column: string;
-  readonly bytes: number;
-}
 
 /** An open shard, checked against the index. */
 export interface OpenShard extends GatherFile {
@@ -162,29 +157,23 @@ export class ShardSet {
       const why = `shard ${index} has ${columns.length} columns, more than ${MAX_COLUMNS}`;
       throw new Failure({ what: address, why });
     }
-    for (const { column, bytes } of this.wanted) {
-      const { size } = columns[columnIndex(columns, column, address)]!;
-      if (size !== null && size !== bytes) {
-        const why = `column ${column} of shard ${index} has ${size} bytes, the model takes ${bytes}`;
+    const found = this.wanted.map((spec) => {
+      const one = columnIn(columns, spec, address);
+      const { size } = columns[one.index]!;
+      if (size !== null && size !== one.bytes) {
+        const why = `column ${one.name} of shard ${index} has ${size} bytes, the model takes ${one.bytes}`;
         throw new Failure({ what: address, why, code: EXIT.usage });
       }
-    }
+      return one;
+    });
     return new GatherLayout(
-      columns.map(({ name, size }) => ({
-        bytes: size,
-        wanted: this.wanted.findIndex(({ column }) => column === name),
-      })),
+      columns.map(({ size }, place) => {
+        const wanted = found.findIndex((one) => one.index === place);
+        return { bytes: size, wanted, packed: found[wanted]?.packed ?? false };
+      }),
     );
   }
 }
 
 /** File systems by their magic numbers: ext2-4, XFS, Btrfs, tmpfs, overlayfs, F2FS, ZFS. */
 const LOCAL_DISKS = new Set([0xef53, 0x58465342, 0x9123683e, 0x01021994, 0x794c7630, 0xf2f52010, 0x2fc12fc1]);
-
-/** Which column has a name; a Failure that lists those that there are. */
-function columnIndex(columns: readonly MdsColumn[], name: string, address: string): number {
-  const index = columns.findIndex((column) => column.name === name);
-  if (index >= 0) return index;
-  const fix = `It has ${columns.map((column) => column.name).join(', ')}`;
-  throw new Failure({ what: address, why: `has no column ${name}`, fix, code: EXIT.usage });
-}

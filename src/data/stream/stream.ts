@@ -4,10 +4,11 @@ import { constants } from 'node:os';
 import { Gather, type GatherFault } from '../../../ffi/gather.ts';
 import { Failure } from '../../io/failure.ts';
 import { osFailure } from '../../io/oserror.ts';
+import { type ColumnSpec, columnIn } from './columns.ts';
 import type { Draw, StreamOrder } from './order.ts';
 import { Running } from './running.ts';
 import { type StreamOptions, type StreamSet, StreamSets } from './sets.ts';
-import type { ColumnSpec, OpenShard } from './shard-set.ts';
+import type { OpenShard } from './shard-set.ts';
 
 /** How long the main thread sleeps at a time while a batch is read, before it looks after other things. */
 const WAIT_US = 500;
@@ -192,8 +193,8 @@ export class ShardStream {
     }
     const fix = 'Copy or download this shard again';
     if (fault.kind !== 'column') return new Failure({ what: path, why: `${where} ${wordsOf(fault)}`, fix });
-    const { column, bytes } = this.columns[fault.wanted]!;
-    const why = `${where} has ${fault.bytes} bytes of ${column}, the model takes ${bytes}`;
+    const { name, bytes } = columnIn(info.columns, this.columns[fault.wanted]!, files.address);
+    const why = `${where} has ${fault.bytes} bytes of ${name}, the model takes ${bytes}`;
     return new Failure({ what: path, why, fix: 'Prepare the set for this model, or copy the shard again' });
   }
 }

@@ -1,7 +1,7 @@
 // Small sets of shards whose samples say which they are, and what a stream of them must deliver.
 import { join } from 'node:path';
 import { MdsWriter } from '../../../src/io/mds/writer.ts';
-import type { ColumnSpec } from '../../../src/data/stream/shard-set.ts';
+import type { ColumnSpec } from '../../../src/data/stream/columns.ts';
 import type { ShardStream } from '../../../src/data/stream/stream.ts';
 
 /** Bytes of a column of sample `item` of set `set`: its numbers, then a pattern of its own. */

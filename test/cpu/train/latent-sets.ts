@@ -1,6 +1,7 @@
 // Small sets of shards with latents and captions, and a recipe that trains on two of them.
-import { float32ToF16 } from '../../../src/io/dtype.ts';
+import { bytesOf, float32ToF16 } from '../../../src/io/dtype.ts';
 import { MdsWriter, type MdsWriterOptions } from '../../../src/io/mds/writer.ts';
+import { fromQ8, toQ8 } from '../../../src/io/q8.ts';
 import { clipTokenizer } from '../../../src/text/vocabulary.ts';
 import { randomValues } from '../op-case.ts';
 import type { Place } from './program.ts';
@@ -14,18 +15,28 @@ function halves(count: number, seed: number): Uint8Array {
   return new Uint8Array(bits.buffer);
 }
 
+function statesOf(item: number, q8: SetOptions['q8']): Uint8Array {
+  const bytes = halves(TOKENS * WIDTH, item);
+  if (q8 === undefined) return bytes;
+  const packed = toQ8(Float32Array.from(new Float16Array(bytes.buffer)));
+  return q8 === 'packed' ? packed : bytesOf(fromQ8(packed));
+}
+
 interface SetOptions extends MdsWriterOptions {
   /** A sample whose smaller latent begins with a number that is not finite. */
   readonly spoilt?: number;
+  /** States in 8 bits, or as the halves that those stand for. */
+  readonly q8?: 'packed' | 'unpacked';
 }
 
 /** So many samples with latents of both sizes, and captions in both forms. */
 export function writeSet(place: Place, name: string, count: number, options: SetOptions = {}): void {
+  const { spoilt, q8, ...written } = options;
+  const states = q8 === 'packed' ? 'caption_latents_q8' : 'caption_latents';
   const columns = {
-    ...{ caption: 'str', caption_latents: 'bytes', caption_tokens: 'bytes' },
+    ...{ caption: 'str', [states]: 'bytes', caption_tokens: 'bytes' },
     ...{ latents_64: 'bytes', latents_128: 'bytes' },
   };
-  const { spoilt, ...written } = options;
   using writer = MdsWriter.open(place.at(name), columns, { sizeLimit: 40_000, ...written });
   for (let i = 0; i < count; i++) {
     const caption = `a fox number ${i} of ${name}`;
@@ -34,7 +45,7 @@ export function writeSet(place: Place, name: string, count: number, options: Set
     if (i === spoilt) small[1] = 0xff; // a half of the highest exponent
     writer.write({
       caption,
-      caption_latents: halves(TOKENS * WIDTH, i),
+      [states]: statesOf(i, q8),
       caption_tokens: new Uint8Array(Uint16Array.from(ids).buffer),
       latents_64: small,
       latents_128: halves(4 * 16 * 16, 2000 + i),

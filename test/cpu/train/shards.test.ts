@@ -59,6 +59,21 @@ describe.each(['states', 'clip'] as const)('captions as %s', (encoder) => {
   });
 });
 
+test('states in 8 bits are the halves that they stand for, in training and in the losses', async () => {
+  const made = [];
+  for (const q8 of ['packed', 'unpacked'] as const) {
+    writeSet(place, `${q8}/a`, 23, { q8, sizeLimit: 2 ** 20 }); // one shard: the same order
+    writeSet(place, `${q8}/b`, 9, { q8, sizeLimit: 2 ** 20 });
+    const sets = ['data.validation=3', 'train.preview_every=0'].flatMap((key) => ['--set', key]);
+    const { code } = await place.run(['train', 'states.toml', '--data', q8, '-o', `run-${q8}`, ...sets]);
+    const loss = await place.run(['eval', 'loss', '-m', `run-${q8}`, '--data', `${q8}/b`, '--json']);
+    expect([code, loss.code]).toEqual([0, 0]);
+    made.push({ metrics: place.metrics(`run-${q8}`), loss: JSON.parse(loss.out).loss });
+  }
+  expect(made[0]!.metrics.length).toBeGreaterThan(8);
+  expect(made[0]).toEqual(made[1]!);
+});
+
 describe('what cannot be trained on', () => {
   test('a set without the column, a folder without shards, pictures for latents', async () => {
     const wide = await place.run(['train', 'states.toml', '-o', 'r', '--set', 'model.input_size=12']);

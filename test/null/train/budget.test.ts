@@ -50,6 +50,7 @@ describe('the run of the paper', () => {
     const data = published.data!;
     expect(near(data.bytes, 7.35e12)).toBe(true);
     expect(data.token_bytes / data.bytes).toBeLessThan(0.22);
+    expect(data.q8_bytes / 37e6).toBe(2 * 4 * (32 ** 2 + 64 ** 2) + 83_776);
     expect(near(data.prepare_eflop, 53, 0.05)).toBe(true);
     expect(data.token_eflop / published.total.eflop).toBeWithin(0.08, 0.12);
   });
