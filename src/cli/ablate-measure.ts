@@ -9,7 +9,7 @@ import { totalSteps, recipeOfStage } from '../recipe/stages.ts';
 import { networkOf } from '../sample/network.ts';
 import { type Cell, spentEflop } from '../train/ablation.ts';
 import type { Call } from './command.ts';
-import { learnsEmoji, lossOfFile, openLossData } from './eval-loss.ts';
+import { leavesSomeOut, lossOfFile, openLossData } from './eval-loss.ts';
 import { usage } from './flags.ts';
 import type { Interrupt } from './interrupt.ts';
 
@@ -52,7 +52,7 @@ export async function openHeld(
   options: { readonly held: string | undefined; readonly count: number },
   warn: (text: string) => void,
 ): Promise<Held> {
-  if (options.held === undefined && !learnsEmoji(cell)) {
+  if (options.held === undefined && !leavesSomeOut(cell)) {
     throw usage('ablate', 'there is no held-out data to compare on', 'Write --held FOLDER');
   }
   const recipe = recipeOfStage(cell, cell.stage[0]!);

@@ -29,7 +29,7 @@ const FLAGS = {
   ),
   cells: flag(text(CELL_NAMES.join(','), 'Which runs to make'), { hint: 'NAME,...' }),
   points: flag(int(5, { min: 1, max: 1000 }, 'Times that the loss is measured on the way')),
-  held: flag(text(undefined, 'Held-out pictures or shards (default: the emoji that were held out)'), {
+  held: flag(text(undefined, 'Held-out pictures or shards (default: held-out emoji or shapes)'), {
     hint: 'DIR',
   }),
   count: flag(int(512, { min: 2 }, 'Held-out images, fewer where there are not as many')),

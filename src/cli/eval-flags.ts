@@ -13,9 +13,12 @@ export const FLAGS = {
     hint: 'FILE',
   }),
   column: flag(text(undefined, 'Prompts are this column of a CSV or Parquet file'), { hint: 'NAME' }),
-  data: flag(text(undefined, 'Pictures with captions, or shards of latents (default: held-out emoji)'), {
-    hint: 'FOLDER',
-  }),
+  data: flag(
+    text(undefined, 'Pictures with captions, or shards of latents (default: held-out emoji or shapes)'),
+    {
+      hint: 'FOLDER',
+    },
+  ),
   clip: flag(
     text(undefined, 'CLIP (default of eval: dfn5b-clip), also the text tower of published weights'),
     { hint: 'FILE|NAME' },

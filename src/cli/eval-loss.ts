@@ -6,9 +6,10 @@ import { embeddedEmoji } from '../data/emoji/embedded.ts';
 import { heldOutBeside } from '../data/emoji/subset.ts';
 import { readFolder } from '../data/folder.ts';
 import { latentData, pictureData, sourceData } from '../data/loss-data.ts';
-import { emojiSource, folderSource } from '../data/source.ts';
+import { emojiSource, folderSource, shapesSource } from '../data/source.ts';
 import type { LossData } from '../diffusion/loss-data.ts';
-import { trainedPairs } from '../eval/fidelity.ts';
+import { learnsEmoji, trainedPairs } from '../eval/fidelity.ts';
+import { learnsShapes, SCENE_SEED } from '../eval/scene-fidelity.ts';
 import { Failure } from '../io/failure.ts';
 import { encodeRecord } from '../io/jsonl.ts';
 import { INDEX_NAME } from '../io/mds/index.ts';
@@ -59,7 +60,7 @@ export interface MeasureOptions extends Omit<LossOptions, 'levels'>, DataOptions
 }
 
 export interface DataOptions {
-  /** A folder of pictures or shards; the held-out emoji when left out. */
+  /** A folder of pictures or shards; held-out emoji or shapes when left out. */
   readonly data: string | undefined;
   readonly count?: number | undefined;
   readonly warn: (text: string) => void;
@@ -106,7 +107,9 @@ export async function openLossData(
   const set = shards ? MdsSet.open(path) : null;
   const close = () => void set?.close();
   try {
-    const data = set ? await samplesFor(model, set, path!, count) : await picturesFor(model, path, warn);
+    const data = set
+      ? await samplesFor(model, set, path!, count)
+      : await picturesFor(model, path, count, warn);
     if ((data.captions === 'words') !== (model.network.words !== null)) {
       const why = data.captions === 'words' ? 'holds pictures, the model works on latents' : 'holds latents';
       throw new Failure({ what: data.name, why, fix: 'Give data of the kind that the model was trained on' });
@@ -147,21 +150,30 @@ function samplesFor(
   return pictureData(set, pictureShape(recipe), path, { count: Math.min(count, set.count) });
 }
 
-/** Whether held-out emoji are data for its models. */
-export const learnsEmoji = ({ data }: Recipe) =>
-  data.source.some(({ name, weight }) => name === 'emoji' && (weight ?? 1) > 0);
+/** Whether a recipe leaves pictures over that its models may be measured on. */
+export const leavesSomeOut = (recipe: Recipe) => learnsEmoji(recipe) || learnsShapes(recipe);
 
-/** A folder of pictures with captions, or the emoji that were held out when the model was trained. */
+/** Shapes that are drawn where nobody says how many. */
+const SHAPES = 512;
+
+/**
+ * A folder of pictures with captions, or the emoji that were held out when the model was trained, or, of a
+ * model of drawn shapes, scenes of a seed of their own.
+ */
 async function picturesFor(
   { recipe }: { readonly recipe: Recipe },
   folder: string | undefined,
+  count: number | undefined,
   warn: (text: string) => void,
 ): Promise<LossData> {
   const shape = pictureShape(recipe);
   if (folder !== undefined) {
     return sourceData(folderSource(await readFolder(folder, shape.size, warn), shape), shape, folder);
   }
-  if (!learnsEmoji(recipe)) throw usage('eval loss', 'there is no data', 'Write --data FOLDER');
+  if (!leavesSomeOut(recipe)) throw usage('eval loss', 'there is no data', 'Write --data FOLDER');
+  if (!learnsEmoji(recipe)) {
+    return sourceData(shapesSource(shape, SCENE_SEED, count ?? SHAPES), shape, 'held-out shapes');
+  }
   const set = await embeddedEmoji();
   const unseen = heldOutBeside(set, trainedPairs(set, recipe));
   return sourceData(emojiSource(set, unseen, shape), shape, 'held-out emoji');

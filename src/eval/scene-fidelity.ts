@@ -22,8 +22,8 @@ export interface SceneFidelity extends Readonly<Record<keyof Verdict | 'all', nu
   readonly count: number;
 }
 
-/** Draws the scenes that are asked for, always the same ones. Runs draw theirs by their own seeds. */
-const SCENE_SEED = 0x5ce7e;
+/** Draws the scenes that models are measured on, always the same ones. Runs draw theirs by their own seeds. */
+export const SCENE_SEED = 0x5ce7e;
 
 /** Whether a recipe trains on drawn shapes. */
 export function learnsShapes(recipe: Recipe): boolean {

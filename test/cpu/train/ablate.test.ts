@@ -70,10 +70,21 @@ test('cells one by one are the same comparison, with other held-out pictures mea
   for (const [i, loss] of after.entries()) expect(Math.abs(loss - before[i])).toBeGreaterThan(1e-6);
 }, 120_000);
 
+test('drawn shapes are compared on scenes of their own', async () => {
+  const args = ['ablate', 'tiny', '-o', 'scenes', '--steps', '4', '--points', '1', '--count', '20', '--json'];
+  const { code, out } = await place.run([...args, '--cells', 'naive-75']);
+  const losses = JSON.parse(place.read('scenes', 'naive-75', 'loss.json')).points.at(-1).each;
+  expect([code, new Set(losses).size]).toEqual([0, 20]);
+  const run = ['eval', 'loss', '-m', 'scenes/naive-75', '--count', '20', '--json'];
+  const loss = await place.run(run);
+  expect(JSON.parse(loss.out)).toMatchObject({ data: 'held-out shapes', count: 20 });
+  expect(JSON.parse(loss.out).loss).toBeCloseTo(JSON.parse(out).points.at(-1).loss, 6);
+}, 60_000);
+
 test('an unfair comparison is refused before anything is trained', async () => {
   await heldOut('one', 1);
   const args = ['ablate', 'tiny', '--cells', 'smaller', '--points', '2'];
-  const none = await place.run([...args, '-o', 'none', '--steps', '4']);
+  const none = await place.run([...args, '-o', 'none', '--steps', '4', '--data', 'one']);
   expect([none.code, none.err]).toEqual([
     2,
     'error: ablate: there is no held-out data to compare on. Write --held FOLDER\n',
