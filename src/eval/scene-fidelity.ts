@@ -22,7 +22,7 @@ export interface SceneFidelity extends Readonly<Record<keyof Verdict | 'all', nu
   readonly count: number;
 }
 
-/** Draws the scenes that models are measured on, always the same ones. Runs draw theirs by their own seeds. */
+/** Draws the scenes that models are measured on, always the same ones. Runs draw by their own seeds. */
 export const SCENE_SEED = 0x5ce7e;
 
 /** Whether a recipe trains on drawn shapes. */
