@@ -47,6 +47,17 @@ export class Remote {
     return `${url.protocol}//${url.host}${url.pathname.replace(/\/$/, '')}/${name}`;
   }
 
+  /** Whether the server gives parts of a file, which has more than 8 bytes. */
+  async hasRanges(name: string): Promise<boolean> {
+    let has = false;
+    await this.retried(name, async () => {
+      const answer = await this.open(name, 'bytes=4-7');
+      has = answer.response.status === 206;
+      answer.close();
+    });
+    return has;
+  }
+
   /** Bytes begin..end-1 of a file. */
   async range(name: string, begin: number, end: number): Promise<Uint8Array> {
     const bytes = new Uint8Array(end - begin);
@@ -153,7 +164,7 @@ export class Remote {
       url.pathname = path;
       return url.href;
     }
-    const key = `${decodeURIComponent(url.pathname).replace(/\/$/, '')}/${name}`.slice(1);
+    const key = `${decoded(this.base.replace(/^s3:\/\/[^/]*/i, '')).replace(/\/$/, '')}/${name}`.slice(1);
     try {
       return new S3Client({ bucket: url.host }).presign(key, { method: 'GET', expiresIn: SIGNED_SECONDS });
     } catch (error) {
@@ -162,6 +173,15 @@ export class Remote {
         'Set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, or S3_ENDPOINT for other stores';
       throw new Failure({ what: this.address(name), why: `cannot be signed for: ${why}`, fix });
     }
+  }
+}
+
+/** Names of objects may hold what looks like an escape and is none. */
+function decoded(path: string): string {
+  try {
+    return decodeURIComponent(path);
+  } catch {
+    return path;
   }
 }
 

@@ -1,6 +1,7 @@
 // Captions of an item: read out of values and files beside the picture, chosen, cleaned.
 import { extname } from 'node:path';
 import { hash3 } from '../data/hash.ts';
+import { readPythonJson } from '../io/mds/python-text.ts';
 import { Source } from '../io/source.ts';
 import { CAPTION_NAMES } from '../data/shard-picture.ts';
 import { cleanCaption } from '../text/clean.ts';
@@ -9,9 +10,10 @@ import type { CaptionMode, CleanMode } from './item.ts';
 /** Endings of files beside a picture, in the order in which their captions count. */
 export const CAPTION_ENDINGS = ['.txt', '.caption', '.json'];
 
-/** The texts of a value: one text, a list of them, or nothing. */
+/** The texts of a value: one text (or its bytes), a list of them, or nothing. */
 export function textsOf(value: unknown): string[] {
   if (typeof value === 'string') return [value];
+  if (value instanceof Uint8Array) return [new TextDecoder().decode(value)];
   return Array.isArray(value) ? value.filter((text) => typeof text === 'string') : [];
 }
 
@@ -23,7 +25,7 @@ export function captionsIn(json: unknown, key?: string): string[] {
   const names = key === undefined ? CAPTION_NAMES : [key.toLowerCase()];
   for (const name of names) {
     const texts = textsOf(entries.get(name));
-    if (texts.length > 0) return texts;
+    if (texts.some((text) => text.trim() !== '')) return texts;
   }
   return [];
 }
@@ -32,7 +34,7 @@ export function captionsIn(json: unknown, key?: string): string[] {
 export function captionsOfBytes(ending: string, bytes: Uint8Array, key?: string): string[] {
   const text = new TextDecoder().decode(bytes);
   if (ending !== '.json') return [text.replace(/\s+/g, ' ')];
-  return captionsIn(JSON.parse(text), key);
+  return captionsIn(readPythonJson(text), key);
 }
 
 /** Largest file with captions of one picture. */

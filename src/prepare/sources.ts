@@ -1,16 +1,18 @@
 // Where pictures and captions come from: folders, tables (CSV, TSV, JSONL, Parquet), WebDataset archives and
 // sets of shards, told by what is in them; each gives its items in an order of its own that never changes.
-import { createReadStream, type Dirent, existsSync, openSync, closeSync } from 'node:fs';
-import { readdirSync, readSync, statSync } from 'node:fs';
+import { closeSync, createReadStream, type Dirent, existsSync, openSync } from 'node:fs';
+import { readdirSync, readSync, realpathSync, type Stats, statSync } from 'node:fs';
 import { dirname, extname, join, resolve } from 'node:path';
 import { CAPTION_NAMES } from '../data/shard-picture.ts';
 import { webSamples } from '../data/webdataset.ts';
 import { type Row, readCsv } from '../io/csv.ts';
 import { EXIT, Failure } from '../io/failure.ts';
-import { decodeRecord } from '../io/jsonl.ts';
+import type { JsonRecord } from '../io/jsonl.ts';
 import { readLines } from '../io/lines.ts';
+import { isKind } from '../io/mds/encodings.ts';
 import { INDEX_NAME, MdsIndex } from '../io/mds/index.ts';
 import { rgbOfPixels } from '../io/mds/pixels.ts';
+import { readPythonJson } from '../io/mds/python-text.ts';
 import { MdsSet } from '../io/mds/set.ts';
 import type { MdsValue } from '../io/mds/values.ts';
 import { osFailure } from '../io/oserror.ts';
@@ -28,7 +30,11 @@ export interface SourceOptions {
 /** An item without its place, which counts over all sources. */
 export type Found = Omit<Item, 'place'>;
 
-const IMAGE_ENDINGS = ['.png', '.jpg', '.jpeg', '.webp', '.gif', '.bmp', '.avif'];
+/** The last ones are of pictures that are not read, so that the report names them. */
+const IMAGE_ENDINGS = [
+  ...['.png', '.jpg', '.jpeg', '.webp', '.gif', '.bmp', '.avif', '.jfif', '.jpe'],
+  ...['.tif', '.tiff', '.heic', '.heif', '.jxl', '.jp2'],
+];
 const IMAGE_NAMES = [
   ...['image', 'jpg', 'jpeg', 'png', 'webp', 'img', 'picture', 'image_path', 'path', 'file', 'file_name'],
   ...['filename', 'filepath', 'image_url', 'url', 'image_base64', 'bytes'],
@@ -114,35 +120,64 @@ function isTar(head: Uint8Array, name: string): boolean {
   );
 }
 
-/** Pictures of a folder and those below, by their paths; archives in it in their places. */
-function* filesBelow(folder: string): Generator<string> {
+/**
+ * Files of a folder and those below, by their paths; archives in their places. Links to folders are followed,
+ * each folder once.
+ */
+function* filesBelow(folder: string, seen = new Set<string>()): Generator<string> {
   let entries: Dirent[];
   try {
+    const real = realpathSync(folder);
+    if (seen.has(real)) return;
+    seen.add(real);
     entries = readdirSync(folder, { withFileTypes: true });
   } catch (error) {
     throw osFailure(error, folder, 'read');
   }
   for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
     const path = join(folder, entry.name);
-    if (entry.isDirectory()) yield* filesBelow(path);
+    const isFolder = entry.isDirectory() || (entry.isSymbolicLink() && statOf(path)?.isDirectory());
+    if (isFolder) yield* filesBelow(path, seen);
     else yield path;
+  }
+}
+
+/** Undefined where a path leads nowhere, as a link may. */
+function statOf(path: string): Stats | undefined {
+  try {
+    return statSync(path);
+  } catch {
+    return undefined;
   }
 }
 
 async function* fromFolder(folder: string, options: SourceOptions): AsyncGenerator<Found> {
   for (const path of filesBelow(folder)) {
     const ending = extname(path).toLowerCase();
-    if (ending === '.tar' && statSync(path, { throwIfNoEntry: false })?.isFile())
-      yield* fromTar(path, options);
+    if (ending === '.tar' && statOf(path)?.isFile()) yield* fromTar(path, options);
     if (!IMAGE_ENDINGS.includes(ending)) continue;
     const stem = path.slice(0, path.length - ending.length);
-    const files = CAPTION_ENDINGS.map((end) => stem + end).filter((file) => existsSync(file));
+    const files = CAPTION_ENDINGS.flatMap((end) => {
+      return [end, end.toUpperCase()].map((one) => stem + one).find((file) => existsSync(file)) ?? [];
+    });
     const captions: CaptionRef = { files };
     yield { name: path, image: { path }, captions };
   }
 }
 
-async function* fromTar(path: string, { captionColumn }: SourceOptions): AsyncGenerator<Found> {
+/** The items of a file up to where it turns out to be damaged, which is an item too. */
+async function* upToDamage(path: string, items: AsyncIterable<Found>): AsyncGenerator<Found> {
+  try {
+    yield* items;
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    yield { name: path, image: none('damaged', error.message), captions: { texts: [] } };
+  }
+}
+
+const fromTar = (path: string, options: SourceOptions) => upToDamage(path, samplesOf(path, options));
+
+async function* samplesOf(path: string, { captionColumn }: SourceOptions): AsyncGenerator<Found> {
   for await (const { key, parts, refused } of webSamples(readTar(path))) {
     const name = `${path}:${key}`;
     const part = IMAGE_ENDINGS.map((end) => parts.get(end.slice(1))).find((bytes) => bytes !== undefined);
@@ -207,17 +242,25 @@ function imageOf(value: unknown, folder: string): ImageRef {
   const [scheme] = /^[a-z][a-z0-9+.-]*(?=:\/\/)/i.exec(value) ?? [];
   if (scheme !== undefined)
     return none('download', `addresses of ${scheme} are not read, only http and https`);
-  if (value.length > 1024 && /^[A-Za-z0-9+/\s]+=*$/.test(value.trimEnd()))
+  if ((value.length > 1024 || BASE64_PICTURE.test(value)) && /^[A-Za-z0-9+/\s]+=*$/.test(value.trimEnd()))
     return { bytes: Buffer.from(value, 'base64') };
   if (value.includes('\0')) return none('bad row', 'its path holds a zero');
   return { path: resolve(folder, value) };
 }
+
+/** How base64 of small pictures begins: PNG, JPEG, GIF, WebP, BMP. Paths of such length have a dot. */
+const BASE64_PICTURE = /^(iVBORw0KGgo|\/9j\/|R0lGOD|UklGR|Qk)[^.]{36}/;
 
 async function* fromParquet(path: string, options: SourceOptions): AsyncGenerator<Found> {
   using file = await ParquetFile.open(path);
   const names = file.columns.map(({ name }) => name);
   const image = columnOf(path, names, options.imageColumn, IMAGE_NAMES);
   const caption = columnOf(path, names, options.captionColumn, CAPTION_NAMES);
+  yield* upToDamage(path, rowsOf(file, image, caption));
+}
+
+async function* rowsOf(file: ParquetFile, image: string, caption: string): AsyncGenerator<Found> {
+  const { path } = file;
   let row = 0;
   for await (const values of file.rows([image, caption])) {
     yield {
@@ -231,7 +274,7 @@ async function* fromParquet(path: string, options: SourceOptions): AsyncGenerato
 async function* fromJsonLines(path: string, options: SourceOptions): AsyncGenerator<Found> {
   for await (const line of readLines(createReadStream(path), { maxBytes: ROW_CHARACTERS })) {
     const name = `${path}:${line.index}`;
-    const record = 'text' in line && !hasManyValues(line.text) ? decodeRecord(line.text) : undefined;
+    const record = 'text' in line && !hasManyValues(line.text) ? rowOf(line.text) : undefined;
     if ('text' in line && line.text.trim() === '') continue;
     if (!record) {
       const why = 'error' in line ? line.error : 'is no JSON object, or one of too many values';
@@ -240,10 +283,20 @@ async function* fromJsonLines(path: string, options: SourceOptions): AsyncGenera
     }
     const keys = new Map(Object.entries(record).map(([key, value]) => [key.toLowerCase(), value]));
     const asked = options.imageColumn === undefined ? IMAGE_NAMES : [options.imageColumn.toLowerCase()];
-    const key = asked.find((one) => keys.has(one));
+    const key = asked.find((one) => keys.get(one));
     const image =
       key === undefined ? none('no picture', 'the row has none') : imageOf(keys.get(key), dirname(path));
     yield { name, image, captions: { texts: captionsIn(record, options.captionColumn) } };
+  }
+}
+
+/** A JSON object as Python writes it, where NaN may stand; undefined for anything else. */
+function rowOf(text: string): JsonRecord | undefined {
+  try {
+    const value = readPythonJson(text);
+    return typeof value === 'object' && value !== null && !Array.isArray(value) ? { ...value } : undefined;
+  } catch {
+    return undefined;
   }
 }
 
@@ -311,8 +364,9 @@ function* fromShards(path: string, options: SourceOptions): Generator<Found> {
     const name = `${path}:${i}`;
     try {
       const sample = set.sample(i);
-      const text = sample[caption];
-      yield { name, image: imageOfShard(sample[image]!, path), captions: { texts: textsOf(text) } };
+      const value = sample[caption]!;
+      const texts = isKind(value, 'json') ? captionsIn(value.value) : textsOf(value);
+      yield { name, image: imageOfShard(sample[image]!, path), captions: { texts } };
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
       yield { name, image: none('damaged', error.message), captions: { texts: [] } };

@@ -47,6 +47,14 @@ describe('as Pillow does it', () => {
     });
   }
 
+  test('bytes behind the end of a WebP file', async () => {
+    for (const file of FILES.filter((name) => name.endsWith('.webp'))) {
+      const bytes = readFileSync(join(KINDS, file));
+      const longer = Buffer.concat([bytes, Buffer.alloc(99, 'behind')]);
+      expect(await decodeImage(longer, file)).toEqual(await decodeImage(bytes, file));
+    }
+  });
+
   test('one wrong value, one missing file', async () => {
     const dir = join(import.meta.dir, '../../build', `images-${process.pid}`);
     const { cpSync, rmSync, writeFileSync } = await import('node:fs');

@@ -5,7 +5,7 @@ import { readdirSync, rmSync, statSync, utimesSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { cleanLeftovers, makeFolder } from '../../io/atomic.ts';
-import { osFailure } from '../../io/oserror.ts';
+import { osCode, osFailure } from '../../io/oserror.ts';
 import type { MdsShardInfo } from '../../io/mds/index.ts';
 import type { RemoteSettings } from '../../io/remote.ts';
 import { Bringers } from './bringers.ts';
@@ -44,6 +44,7 @@ export class ShardCache {
     try {
       utimesSync(path, new Date(), new Date());
     } catch (error) {
+      if (osCode(error) === 'ENOENT') return undefined; // another process has just removed it
       throw osFailure(error, path, 'write');
     }
     return path;

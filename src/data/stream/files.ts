@@ -53,12 +53,15 @@ async function remoteFiles(base: string, cache: ShardCache, settings: CacheSetti
   const address = remote.address('').replace(/\/$/, '');
   const { shards } = MdsIndex.parse(bytes, address, remote.address(INDEX_NAME));
   const keyOf = (info: MdsShardInfo) => keyFor([address, info]);
+  // Servers that give whole files alone are known: their shards are waited for instead.
+  const first = shards.every(({ zip }) => zip === null) ? shards[0]?.raw.basename : undefined;
+  const hasRanges = first !== undefined && (await remote.hasRanges(first));
   return {
     address,
     shards,
     path: (shard) => cache.find(keyOf(shards[shard]!), shards[shard]!),
     bring: (shard) => cache.bring(keyOf(shards[shard]!), base, shards[shard]!),
-    ranges: shards.every(({ zip }) => zip === null) ? new Ranges(remote) : undefined,
+    ranges: hasRanges ? new Ranges(remote) : undefined,
   };
 }
 

@@ -98,10 +98,9 @@ export class ShardStream {
       batch.samples[i] = sample;
     }
     try {
-      const missing = this.hold(batch, count);
-      if (missing.length > 0) {
+      // Once more each time: another process may have made room for its own shards meanwhile.
+      for (let missing = this.hold(batch, count); missing.length > 0; missing = this.hold(batch, count)) {
         await Promise.all(missing);
-        this.hold(batch, count);
       }
       const afar: number[] = [];
       for (let i = 0; i < count; i++) {

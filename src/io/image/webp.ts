@@ -22,7 +22,7 @@ interface Chunk {
 /** The first frame of a still or animated file; ImageFailure where it is damaged or beyond the limits. */
 export function bareWebp(webp: Uint8Array, name: string, limits: Limits): BareWebp {
   const file = Buffer.from(webp.buffer, webp.byteOffset, webp.length);
-  const outer = chunksOf(file.subarray(12), name);
+  const outer = chunksOf(file.subarray(12, 8 + file.readUInt32LE(4)), name); // what follows is not of it
   const frame = outer.find(({ type }) => type === 'ANMF')?.body;
   if (frame && frame.length < 16) throw new ImageFailure(name, 'damaged', 'its first frame has no header');
   const inner = frame ? chunksOf(frame.subarray(16), name) : outer;

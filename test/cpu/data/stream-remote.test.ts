@@ -149,6 +149,13 @@ describe('from a server', () => {
     await stream.close();
   });
 
+  test('a server that gives whole files alone', async () => {
+    misdeed = (name, range) => (range ? new Response(readFileSync(join(folder, name))) : undefined);
+    const stream = await ShardStream.open([{ path: `${base}/set-0` }], COLUMNS, options());
+    expect(await streamed(stream, COLUMNS, 0, 60, 20)).toEqual(expected.slice(0, 60));
+    await stream.close();
+  });
+
   test('trouble that stays is named with the address', async () => {
     expect(await failureOf(`${base}/nowhere`)).toMatch(/http:\/\/127.*\/nowhere\/index\.json: .*HTTP 404\./);
     misdeed = (name) => (name.endsWith('.mds') ? new Response('', { status: 500 }) : undefined);
@@ -196,6 +203,10 @@ describe('from a server', () => {
     expect(items.flatMap((line) => line.split(' ').slice(1))).toEqual(expected.slice(0, 20));
     // A request of the test before may still be on its way here.
     expect(seen.find((one) => one.startsWith('/bucket/'))).toStartWith('/bucket/set-0/index.json');
+    parts.sets[0]!.path = 's3://bucket/100%';
+    expect(await run(keys)).toContain('s3://bucket/100%/index.json: ');
+    expect(seen.at(-1)).toStartWith('/bucket/100%/index.json');
+    parts.sets[0]!.path = 's3://bucket/set-0';
     expect(await run({ S3_ENDPOINT: base })).toMatch(
       /s3:\/\/bucket\/set-0\/index\.json: cannot be signed for: /,
     );
@@ -228,6 +239,21 @@ describe('compressed', () => {
     expect(got).toEqual(expected.slice(0, COUNT));
     const shards = seen.filter((one) => one.includes('.mds'));
     expect(new Set(shards).size).toBe(shards.length);
+  });
+
+  test('removed by another process before it is opened, a shard is brought again', async () => {
+    const cache = cacheOf();
+    const stream = await ShardStream.open([{ path: packed }], COLUMNS, options({ cache }));
+    const { files } = Reflect.get(stream, 'of').sets[0];
+    const bring = files.bring;
+    let removed = 0;
+    files.bring = async (shard: number) => {
+      const path = await bring(shard);
+      if (removed++ === 0) rmSync(path);
+      return path;
+    };
+    expect(await streamed(stream, COLUMNS, 0, 10)).toEqual(expected.slice(0, 10));
+    await stream.close();
   });
 
   test('in a folder: unpacked into the cache; a damaged one is refused by name', async () => {
