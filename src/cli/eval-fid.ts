@@ -1,5 +1,6 @@
 // eval fid: how far the features of one set of images are from those of another.
 import { existsSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { openLapack } from '../../ffi/lapack.ts';
 import { sha256Of } from '../eval/extractors.ts';
 import { checkOrigins, compareSides, type FidResult, type Side } from '../eval/fid.ts';
@@ -77,6 +78,10 @@ function checkKinds({ values, given }: EvalCall, words: readonly string[], kinds
     const fix = 'Write --prompts captions.json -o drawn/: the pictures stay there, and a second run goes on';
     throw usage(words[drawing]!, 'is a model: it needs prompts and a folder for its pictures', fix);
   }
+  const same = (word: string, i: number) => i !== drawing && resolve(word) === resolve(values.output!);
+  if (drawing >= 0 && words.some(same)) {
+    throw usage(`-o ${values.output}`, 'is a set that is measured', 'Name another folder for the pictures');
+  }
   const idle = OF_MODELS.find((flag) => given.has(flag));
   if (drawing < 0 && idle) {
     const absent = words.find((word) => !existsSync(word));
@@ -110,14 +115,19 @@ async function draw(
   using file = openTensors(found.path);
   const backend = await openDevice(values, log);
   const given = { clip: values.clip ?? found.parts?.clip, vae: values.vae ?? found.parts?.vae };
-  const model = openModel(backend, file, found.name, factsOf(file, given));
+  const facts = factsOf(file, given);
+  const checksums: Record<string, string> = { model_sha256: await sha256Of(found.path) };
+  for (const [part, path] of Object.entries(facts.parts)) {
+    if (path !== undefined) checksums[`${part}_sha256`] = await sha256Of(path);
+  }
+  const model = openModel(backend, file, found.name, facts);
   const interrupt = watchSignals(log, 'ending after the pictures in hand; the same command goes on');
   const stop = new AbortController();
   void interrupt.stopped.then(() => stop.abort());
   const begin = performance.now();
   try {
     const files = await drawMissing(backend, model, prompts, folder, {
-      weights: await sha256Of(found.path),
+      checksums,
       steps: values.steps ?? model.recipe.sample.steps,
       cfg_scale: values['cfg-scale'] ?? model.recipe.sample.cfg_scale,
       seed,
@@ -160,8 +170,7 @@ function page(
   b: Side,
   prompts: string | null,
 ): string {
-  // Equal sets are a rounding error away from 0, on either side.
-  const lines: [string, string][] = [['fid', frechet.distance.toFixed(4).replace(/^-(0\.0+)$/, '$1')]];
+  const lines: [string, string][] = [['fid', frechet.distance.toFixed(4)]];
   if (kid) {
     const of = `${kid.subsets} subsets of ${kid.subset_size}`;
     lines.push(['kid', `${kid.mean.toExponential(4)} +- ${kid.deviation.toExponential(2)} (${of})`]);

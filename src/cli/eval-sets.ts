@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Lapack } from '../../ffi/lapack.ts';
 import { type Side, sideOfImages, sideOfStatistics } from '../eval/fid.ts';
 import { FORMULA, loadClip, type LoadedExtractor, loadInception } from '../eval/extractors.ts';
-import { gather } from '../eval/gather.ts';
+import { gather, type Gathered } from '../eval/gather.ts';
 import { isArchiveName, type ImageSet, openImageSet } from '../eval/image-sets.ts';
 import { readStatistics } from '../eval/statistics-file.ts';
 import { seemsTensors } from '../io/open-tensors.ts';
@@ -69,7 +69,13 @@ export class Measuring implements Disposable {
 
   /** Features of images. */
   async measure(name: string, set: ImageSet): Promise<Side> {
-    const { extractor, origin } = await this.extractor();
+    const { origin } = await this.extractor();
+    return sideOfImages(name, await this.gathered(set), origin);
+  }
+
+  /** The same, however few they are. */
+  async gathered(set: ImageSet): Promise<Gathered> {
+    const { extractor } = await this.extractor();
     const { progress } = this.call;
     const begin = performance.now();
     const gathered = await gather(extractor, await this.lapack(), set, {
@@ -80,7 +86,7 @@ export class Measuring implements Disposable {
       },
     });
     progress.finish();
-    return sideOfImages(name, gathered, origin);
+    return gathered;
   }
 
   [Symbol.dispose](): void {

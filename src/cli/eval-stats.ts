@@ -1,7 +1,11 @@
 // eval stats: mean and covariance of the features of sets of images, merged, into a file.
+import { dirname } from 'node:path';
 import { openLapack } from '../../ffi/lapack.ts';
+import { remarksOnImages } from '../eval/fid.ts';
+import { openImageSet } from '../eval/image-sets.ts';
 import { Moments } from '../eval/moments.ts';
 import { type Origin, writeStatistics } from '../eval/statistics-file.ts';
+import { makeFolder } from '../io/atomic.ts';
 import { Failure } from '../io/failure.ts';
 import { encodeRecord } from '../io/jsonl.ts';
 import type { EvalCall } from './eval-flags.ts';
@@ -18,14 +22,20 @@ export async function evalStats(call: EvalCall): Promise<number> {
     throw usage(`-o ${output}`, 'statistics are written as safetensors, in float64', fix);
   }
   const words = args.slice(1);
+  const kinds = words.map(kindOf);
+  const model = words.find((_, i) => kinds[i] === 'model');
+  if (model) throw usage(model, 'is a model', 'Draw its pictures first: microdiff sample');
+  const saved = words.filter((_, i) => kinds[i] === 'statistics');
+  const sets = words.filter((_, i) => kinds[i] === 'images');
+  // What is wrong with any of them comes to light before hours go into the others.
+  for (const word of sets) openImageSet(word);
+  makeFolder(dirname(output));
   using measuring = new Measuring(call, openLapack, false);
+  const lapack = await openLapack();
   let all: Moments | null = null;
-  let origin: Origin | null = null;
-  let left = 0;
-  for (const word of words) {
-    const kind = kindOf(word);
-    if (kind === 'model') throw usage(word, 'is a model', 'Draw its pictures first: microdiff sample');
-    const side = await measuring.side(word, kind);
+  let origin: Origin | null = sets.length > 0 ? (await measuring.extractor()).origin : null;
+  for (const word of saved) {
+    const side = await measuring.side(word, 'statistics');
     for (const remark of side.remarks) log.warn(remark);
     if (side.origin && origin && encodeRecord({ ...side.origin }) !== encodeRecord({ ...origin })) {
       const { weights, resize } = side.origin;
@@ -33,10 +43,15 @@ export async function evalStats(call: EvalCall): Promise<number> {
       throw new Failure({ what: word, why, fix: 'Merge statistics of one network' });
     }
     origin ??= side.origin;
-    left += side.unreadable.length;
-    const moments = Moments.of(await openLapack(), side.gaussian, word);
-    if (all) all.merge(moments);
-    else all = moments;
+    all = joined(all, Moments.of(lapack, side.gaussian, word));
+  }
+  let left = 0;
+  for (const word of sets) {
+    // A part may be a single image: only all of them need a covariance.
+    const gathered = await measuring.gathered(openImageSet(word));
+    for (const remark of remarksOnImages(word, gathered)) log.warn(remark);
+    left += gathered.unreadable.length;
+    all = joined(all, gathered.moments);
   }
   if (!all || !origin) throw usage('eval stats', 'no set says which weights made it', 'Give images as well');
   for (const warning of measuring.warnings) log.warn(warning);
@@ -46,4 +61,9 @@ export async function evalStats(call: EvalCall): Promise<number> {
   if (values.json) stdout.line(encodeRecord({ file: output, count, unreadable: left, ...origin }));
   else stdout.write(`${output}: ${count} images, ${origin.weights}, ${origin.resize}\n`);
   return 0;
+}
+
+function joined(all: Moments | null, more: Moments): Moments {
+  all?.merge(more);
+  return all ?? more;
 }

@@ -22,9 +22,8 @@ export interface Side {
   readonly remarks: readonly string[];
 }
 
-/** A set of images whose features were gathered; fewer than two usable ones are a Failure. */
-export function sideOfImages(name: string, gathered: Gathered, origin: Origin): Side {
-  const { moments, rows, unreadable, sizes } = gathered;
+/** What a reader has to know of images whose features were gathered; none at all are a Failure. */
+export function remarksOnImages(name: string, { unreadable, sizes }: Gathered): string[] {
   const remarks: string[] = [];
   if (sizes.size > 1) {
     const common = [...sizes].sort((a, b) => b[1] - a[1]).slice(0, 3);
@@ -36,10 +35,18 @@ export function sideOfImages(name: string, gathered: Gathered, origin: Origin): 
     const more = unreadable.length > 3 ? `; and ${unreadable.length - 3} more` : '';
     remarks.push(`${name}: ${unreadable.length} left out that cannot be read (${shown.join('; ')}${more})`);
   }
-  if (sizes.size === 0 && unreadable.length > 0) {
-    const why = `none of its ${unreadable.length} images can be read (${unreadable[0]!.why})`;
+  if (sizes.size === 0) {
+    const none = unreadable[0];
+    const why = none ? `none of its ${unreadable.length} images can be read (${none.why})` : 'has no image';
     throw new Failure({ what: name, why, fix: 'Give images that can be decoded' });
   }
+  return remarks;
+}
+
+/** A set of images whose features were gathered; fewer than two usable ones are a Failure. */
+export function sideOfImages(name: string, gathered: Gathered, origin: Origin): Side {
+  const remarks = remarksOnImages(name, gathered);
+  const { moments, rows, unreadable } = gathered;
   return { name, gaussian: moments.gaussian(name), rows, unreadable, origin, remarks };
 }
 

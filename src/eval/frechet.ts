@@ -6,7 +6,7 @@ import { Failure } from '../io/failure.ts';
 import type { Gaussian } from './moments.ts';
 
 export interface Frechet {
-  /** May be a rounding error below zero for equal distributions. */
+  /** At least 0, where rounding may lead for equal distributions. */
   readonly distance: number;
   /** How the trace of the root was taken. */
   readonly method: 'singular values of the centred features' | 'eigenvalues of the symmetric product';
@@ -46,7 +46,7 @@ export function frechetDistance(lapack: Lapack, a: Gaussian, b: Gaussian): Frech
     const root = sum(lapack.singularValues(product, m, n));
     const method = 'singular values of the centred features';
     const ranks = [Math.min(d, m - 1), Math.min(d, n - 1)] as const;
-    return { distance: offset + traces - 2 * root, method, ranks, least: [null, null] };
+    return { distance: Math.max(0, offset + traces - 2 * root), method, ranks, least: [null, null] };
   }
   // The root is taken of the one of whose images nothing is known, so that its rank comes to light.
   const swapped = a.count !== null && b.count === null;
@@ -55,7 +55,7 @@ export function frechetDistance(lapack: Lapack, a: Gaussian, b: Gaussian): Frech
   const other = one.count === null && two.count === null ? spectrumOf(lapack, two) : null;
   const inOrder = <T>(x: T, y: T): readonly [T, T] => (swapped ? [y, x] : [x, y]);
   return {
-    distance: offset + traces - 2 * rootTrace(lapack, factor, two),
+    distance: Math.max(0, offset + traces - 2 * rootTrace(lapack, factor, two)),
     method: 'eigenvalues of the symmetric product',
     ranks: inOrder<number | null>(factor.rows, other?.rank ?? null),
     least: inOrder<number | null>(factor.least, other?.least ?? null),

@@ -81,9 +81,15 @@ async function attemptImage(
   }
 }
 
-/** By the bytes of the names. */
-const inOrder = (names: readonly string[]) =>
-  names.toSorted((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
+/** Numbers in names by their size, 2.png before 10.png as prompts are counted; the rest by bytes. */
+const inOrder = (names: readonly string[]) => {
+  const counted = (digits: string) => {
+    const own = digits.replace(/^0+(?=.)/, '');
+    return String(own.length).padStart(3, '0') + own;
+  };
+  const keys = names.map((name) => ({ name, key: Buffer.from(`${name.replace(/\d+/g, counted)}\0${name}`) }));
+  return keys.sort((a, b) => Buffer.compare(a.key, b.key)).map(({ name }) => name);
+};
 
 /** These files of a folder. */
 export function filesOf(path: string, unsorted: readonly string[]): ImageSet {

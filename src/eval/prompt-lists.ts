@@ -1,5 +1,5 @@
-// Lists of prompts that a model is measured on: COCO's caption files, tables with a column, one prompt a
-// line.
+// Lists of prompts that a model is measured on: COCO's caption files, JSON lists, tables with a column, one
+// prompt a line.
 import { readFileSync } from 'node:fs';
 import { Permutation } from '../data/order.ts';
 import { EXIT, Failure } from '../io/failure.ts';
@@ -36,8 +36,14 @@ export async function readPromptList(path: string, options: PromptListOptions): 
     }
     return firstOf(path, prompts, count);
   }
+  if (/\.(csv|parquet)$/i.test(path)) {
+    const why = 'is a table, and which column holds the prompts is not said';
+    throw new Failure({ what: path, why, fix: 'Write --column NAME', code: EXIT.usage });
+  }
   const text = readText(path);
-  const coco = /^\s*\{/.test(text) && path.toLowerCase().endsWith('.json') ? captionsOf(path, text) : null;
+  const first = path.toLowerCase().endsWith('.json') ? text.trimStart()[0] : undefined;
+  if (first === '[') return firstOf(path, listOf(path, text), count);
+  const coco = first === '{' ? captionsOf(path, text) : null;
   if (!coco) {
     const lines = text.split('\n');
     if (lines.at(-1) === '') lines.pop();
@@ -80,22 +86,36 @@ function readText(path: string): string {
   }
 }
 
+function refusal(path: string, why: string): Failure {
+  const fix = 'Give captions_*.json of COCO, a JSON list of texts, or one prompt a line in a .txt';
+  return new Failure({ what: path, why, fix });
+}
+
+function parsed(path: string, text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw refusal(path, `broken JSON: ${error instanceof Error ? error.message : error}`);
+  }
+}
+
+/** A JSON list of texts. */
+function listOf(path: string, text: string): string[] {
+  return (parsed(path, text) as unknown[]).map((entry, i) => {
+    if (typeof entry === 'string' && entry.trim() !== '') return entry.trim();
+    throw refusal(path, `entry ${i} is no text`);
+  });
+}
+
 /** Of every image of a COCO caption file the caption with the smallest number, by the images' numbers. */
 function captionsOf(path: string, text: string): string[] {
-  const refuse = (why: string) =>
-    new Failure({ what: path, why, fix: 'Give captions_*.json of COCO, or one prompt a line in a .txt' });
-  let file: { annotations?: unknown };
-  try {
-    file = JSON.parse(text);
-  } catch (error) {
-    throw refuse(`broken JSON: ${error instanceof Error ? error.message : error}`);
-  }
-  if (!Array.isArray(file.annotations)) throw refuse('has no list of annotations');
+  const file = parsed(path, text) as { annotations?: unknown };
+  if (!Array.isArray(file.annotations)) throw refusal(path, 'has no list of annotations');
   const first = new Map<number, { id: number; caption: string }>();
   for (const [i, entry] of file.annotations.entries()) {
     const { image_id, id, caption } = (entry ?? {}) as Readonly<Record<string, unknown>>;
     if (typeof image_id !== 'number' || typeof id !== 'number' || typeof caption !== 'string') {
-      throw refuse(`annotation ${i} lacks image_id, id or caption`);
+      throw refusal(path, `annotation ${i} lacks image_id, id or caption`);
     }
     const known = first.get(image_id);
     if (!known || id < known.id) first.set(image_id, { id, caption: caption.trim() });

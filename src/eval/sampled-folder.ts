@@ -18,8 +18,8 @@ export interface DrawSettings {
 }
 
 export interface DrawOptions extends DrawSettings {
-  /** Checksum of the model's file. */
-  readonly weights: string;
+  /** Checksums of the model's file and of what stands beside it, by the names they are kept under. */
+  readonly checksums: Readonly<Record<string, string>>;
   readonly batchSize: number;
   /** `drawn` of them in this run. */
   readonly onPicture?: (done: number, total: number, drawn: number) => void;
@@ -36,14 +36,14 @@ export async function drawMissing(
   model: Model,
   prompts: readonly string[],
   folder: string,
-  { weights, batchSize, onPicture, signal, ...settings }: DrawOptions,
+  { checksums, batchSize, onPicture, signal, ...settings }: DrawOptions,
 ): Promise<string[]> {
   makeFolder(folder);
   keepSettings(folder, {
     ...{ model: model.name, model_step: model.step, ...settings, count: prompts.length },
     // A picture drawn in bfloat16 is another one.
     precision: backend.elemBytes.act === 2 ? 'bf16' : 'fp32',
-    model_sha256: weights,
+    ...checksums,
     prompts_sha256: new Bun.CryptoHasher('sha256').update(JSON.stringify(prompts)).digest('hex'),
   });
   const missing = prompts.flatMap((_, i) => (existsSync(join(folder, fileOf(i))) ? [] : [i]));
@@ -74,11 +74,17 @@ export async function drawMissing(
   return prompts.map((_, i) => fileOf(i));
 }
 
-/** Writes the settings into a new folder; in an old one they must be the same. */
-function keepSettings(folder: string, settings: Readonly<Record<string, unknown>>): void {
+/** Writes the settings into a folder without pictures; in one with them they must be the same. */
+function keepSettings(folder: string, settings: Readonly<Record<string, unknown> & { count: number }>): void {
   const path = join(folder, SETTINGS);
   const text = `${JSON.stringify(settings, null, 1)}\n`;
   if (!existsSync(path)) {
+    const files = Array.from({ length: settings.count }, (_, i) => fileOf(i));
+    const stranger = files.find((file) => existsSync(join(folder, file)));
+    if (stranger) {
+      const why = `holds ${stranger}, and no ${SETTINGS} says what drew it`;
+      throw new Failure({ what: folder, why, fix: 'Name another folder with -o', code: EXIT.usage });
+    }
     writeWholeFile(path, text);
     return;
   }

@@ -72,7 +72,10 @@ function gaussianOf(path: string, mu: Numbers, sigma: Numbers, count: number | n
   const d = mu.values.length;
   const refuse = (why: string) =>
     new Failure({ what: path, why, fix: 'Give statistics as pytorch-fid or microdiff write them' });
-  if (mu.shape.length !== 1 || d < 1 || sigma.shape.length !== 2 || sigma.shape.some((n) => n !== d)) {
+  // Of a single feature np.cov gives a scalar, which pytorch-fid takes for [1, 1].
+  const single = d === 1 && sigma.values.length === 1;
+  const fits = mu.shape.length === 1 && sigma.shape.join() === `${d},${d}`;
+  if (d < 1 || !(single || fits)) {
     throw refuse(`mu [${mu.shape}] and sigma [${sigma.shape}] are not those of one set of features`);
   }
   if (![...[mu.values], ...[sigma.values]].every((list) => list.every(Number.isFinite))) {
@@ -81,7 +84,8 @@ function gaussianOf(path: string, mu: Numbers, sigma: Numbers, count: number | n
   const largest = sigma.values.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
   const covariance = doubles(d * d);
   for (let i = 0; i < d; i++) {
-    if (sigma.values[i * (d + 1)]! < 0) throw refuse(`variance ${i} of sigma is negative`);
+    // Sums of squares less the square of the mean leave rounding below zero where a feature never changes.
+    if (sigma.values[i * (d + 1)]! < -1e-6 * largest) throw refuse(`variance ${i} of sigma is negative`);
     for (let j = 0; j <= i; j++) {
       const [one, other] = [sigma.values[i * d + j]!, sigma.values[j * d + i]!];
       if (Math.abs(one - other) > 1e-6 * largest) throw refuse('sigma is not symmetric');

@@ -86,4 +86,9 @@ describe('statistics that do not fit', () => {
     expect(write([1, 2], [1, 0, 0, -1])).toThrow('variance 1 of sigma is negative');
     expect(write([1, Number.NaN], [1, 0, 0, 1])).toThrow('not finite');
   });
+
+  test('of one feature are a scalar, and rounding below zero is no negative variance', () => {
+    expect(write([3], [2], [])().gaussian).toMatchObject({ d: 1, covariance: Float64Array.of(2) });
+    expect([...write([1, 2], [1, 0, 0, -1e-17])().gaussian.covariance]).toEqual([1, 0, 0, -1e-17]);
+  });
 });

@@ -162,6 +162,17 @@ describe('distance', () => {
     expect(frechetDistance(lapack, nothing, b).distance).toBeCloseTo(9 + 1 + 45, 10);
   });
 
+  test('of equal distributions is never below zero', () => {
+    for (let seed = 1; seed <= 10; seed++) {
+      const a = gaussianOf(9, features(6, 9, seed));
+      for (const g of [a, withoutRows(a)]) {
+        const { distance } = frechetDistance(lapack, g, g);
+        expect(distance).toBeGreaterThanOrEqual(0);
+        expect(distance).toBeLessThan(1e-9);
+      }
+    }
+  });
+
   test('of different numbers of features is refused', () => {
     const [a, b] = [gaussianOf(2, features(5, 2, 1)), gaussianOf(3, features(5, 3, 1))];
     expect(() => frechetDistance(lapack, a, b)).toThrow('of 2 and of 3 features');

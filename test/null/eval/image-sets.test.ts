@@ -82,6 +82,14 @@ describe('archives', () => {
     expect(unreadable[0]).toContain('20.png');
   });
 
+  test('of files without zeros before their numbers the second goes before the tenth', async () => {
+    const folder = join(root, 'counted');
+    mkdirSync(folder);
+    for (const [i, number] of [2, 10, 11].entries())
+      writeFileSync(join(folder, `${number}.png`), png(SEEDS[i]!));
+    expect((await read(folder)).images).toEqual(WANTED);
+  });
+
   test('a folder of tars, one after another', async () => {
     const folder = join(root, 'tars');
     mkdirSync(folder);
@@ -104,6 +112,7 @@ describe('eval refuses at once', () => {
     ['emojy photos --prompts p.txt', 'emojy: is no file, no folder and no known model', 2],
     ['photos a.npz --pr', 'a.npz: holds statistics; KID, precision and recall need', 2],
     ['a.npz a.npz --features clip', '--features: chooses a network for images, both sets are statistics', 2],
+    ['emoji photos --prompts two.txt -o ./photos', '-o ./photos: is a set that is measured', 2],
     ['emoji nowhere --prompts p.txt -o d', 'nowhere: cannot read: no such file or folder', 1],
     ['emoji a.npz --prompts p.txt -o d', 'a.npz: has no array "mu"', 1],
   ] as const)('%s', (line, why, code) => {

@@ -43,6 +43,18 @@ describe('prompts', () => {
     expect(prompts).toEqual(['a cat', 'a dog, brown']);
   });
 
+  test('of a JSON list are its texts', async () => {
+    const { prompts } = await readPromptList(file('list.json', '["a cat",\n "a dog "]\n'), { seed: 0 });
+    expect(prompts).toEqual(['a cat', 'a dog']);
+    const wrong = readPromptList(file('l.json', '["a cat", {"caption": "a dog"}]'), { seed: 0 });
+    await expect(wrong).rejects.toThrow('entry 1 is no text');
+  });
+
+  test('of a table without its column are not its lines', async () => {
+    const table = readPromptList(file('t.csv', 'id,text\n1,a cat\n'), { seed: 0 });
+    await expect(table).rejects.toThrow('Write --column NAME');
+  });
+
   test('that are broken are refused with their place', async () => {
     const wrong = (name: string, text: string) => readPromptList(file(name, text), { seed: 0 });
     expect(wrong('blank.txt', 'a cat\n\na dog\n')).rejects.toThrow('blank.txt:2: the line is blank');
