@@ -85,6 +85,7 @@ function levelText({ micro_batch, bytes_fixed, bytes_per_image }: Level): string
 const percent = (share: number | null) => (share === null ? '-' : `${(100 * share).toFixed(1)} %`);
 
 function short(value: number): string {
+  if (value < 10 && !Number.isInteger(value)) return value.toPrecision(2);
   const units = ['', 'k', 'M', 'G', 'T'];
   const power = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log10(Math.max(1, value)) / 3)));
   const scaled = value / 1000 ** power;

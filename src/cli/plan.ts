@@ -5,6 +5,7 @@ import { encodeRecord } from '../io/jsonl.ts';
 import { bool, int, real, text } from '../recipe/field.ts';
 import { type BudgetOptions, budgetOf } from '../train/budget.ts';
 import { GPUS, machineOf } from '../train/hardware.ts';
+import { canShare } from '../train/work.ts';
 import { command } from './command.ts';
 import { COMPUTE_FLAGS, openDevice } from './device.ts';
 import { flag, type FlagValues, SHARED, usage } from './flags.ts';
@@ -63,6 +64,10 @@ export const plan = command({
       images: values.images,
       ...(measure ? { measure } : {}),
     });
+    if (!canShare(recipe, machine.count)) {
+      const why = `the images of a step cannot be shared out evenly over ${machine.count} GPUs`;
+      log.warn(`${why}: planned for the largest share, but train refuses it`);
+    }
     for (const { name, levels } of budget.stages) {
       if (levels.every((level) => level.micro_batch === 0)) log.warn(`${name}: not even one image fits`);
     }

@@ -203,7 +203,7 @@ function memoryAt(
     recompute,
     bytes_per_image,
     bytes_fixed,
-    micro_batch: largestDivisor(batch / machine.count, most),
+    micro_batch: largestDivisor(imagesEach(batch, machine), most),
   };
 }
 
@@ -213,11 +213,12 @@ function stateBytes({ parameters }: Network, recipe: Recipe, ranks: number): num
   return parameters.end * (2 + 4 + 4 + (8 + (averaged ? 4 : 0)) / ranks);
 }
 
+/** Images of a step on the GPU that has most of them. */
+const imagesEach = (batch: number, { count }: Machine) => Math.ceil(batch / count);
+
 /** The largest divisor of a batch that is no larger than `most`; 0 where not even one image fits. */
 function largestDivisor(batch: number, most: number): number {
-  for (let n = Math.min(LARGEST, Math.floor(most), Math.max(1, Math.floor(batch))); n > 0; n--) {
-    if (batch % n === 0 || batch < 1) return n;
-  }
+  for (let n = Math.min(LARGEST, Math.floor(most), batch); n > 0; n--) if (batch % n === 0) return n;
   return 0;
 }
 
@@ -227,14 +228,16 @@ function modelledSpeed(
   step: MicroStep,
   { recompute, micro_batch: N }: Level,
   batch: number,
-  { gpu, count }: Machine,
+  machine: Machine,
 ): number {
+  const { gpu, count } = machine;
   const work = { ...withoutTower(step), batch: N, recompute, ranks: count, last: true };
   const { nodes } = microStepTrace(network, work);
   const pass = (of: readonly Node[]) =>
     modelledSeconds(of, gpu, BF16) + productSeconds(N * towerFlops(step), gpu);
   // Gradients are exchanged within the last pass, weights after the update.
-  const passes = (batch / count / N - 1) * pass(nodes.filter(({ op }) => !op.beside)) + pass(nodes);
+  const passes =
+    (imagesEach(batch, machine) / N - 1) * pass(nodes.filter(({ op }) => !op.beside)) + pass(nodes);
   const { end } = network.parameters;
   const update = (38 * end) / count / gpu.bandwidth;
   const exchange = count > 1 ? (2 * end) / gpu.link : 0;

@@ -88,3 +88,15 @@ test('a GPU that is too small is said to be: nothing fits', () => {
   );
   expect(stages.every(({ levels }) => levels.every(({ micro_batch }) => micro_batch === 0))).toBe(true);
 });
+
+test('a batch that GPUs cannot share out evenly takes as long as its largest share', () => {
+  const at = (images: number, count: number) => {
+    const machine = { gpu: GPUS.h100!, count };
+    const recipe = recipeOf('tiny', `train.batch_size=${images}`);
+    return budgetOf(options({ machine, recipe, mfu: null })).stages[0]!;
+  };
+  const [odd, even, few] = [at(20, 8), at(24, 8), at(3, 8)];
+  expect([odd.micro_batch, even.micro_batch, few.micro_batch]).toEqual([3, 3, 1]);
+  expect(odd.images_per_s).toBeCloseTo((even.images_per_s * 20) / 24, 3);
+  expect(few.images_per_s).toBeCloseTo((at(8, 8).images_per_s * 3) / 8, 3);
+});
