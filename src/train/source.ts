@@ -62,13 +62,14 @@ export async function openData(
   for (const [index, row] of recipe.stage.entries()) {
     const { image } = recipeOfStage(recipe, row);
     const same = firstOfSame(recipe, index);
-    if (same < index && image.size === recipeOfStage(recipe, recipe.stage[index - 1]!).image.size) {
+    const forLoss = validationRow(recipe, index);
+    const asBefore = same < index && validationRow(recipe, index - 1) === forLoss;
+    if (asBefore && image.size === recipeOfStage(recipe, recipe.stage[index - 1]!).image.size) {
       stages.push(stages[index - 1]!);
       validation.push(validation[index - 1]!);
       continue;
     }
     const rows = trainingRows(recipe, index);
-    const forLoss = validationRow(recipe, index);
     const folders = new Map<string, FolderPictures>();
     for (const { path } of forLoss?.validation ? [...rows, forLoss] : rows) {
       if (!path || folders.has(path)) continue;

@@ -79,6 +79,19 @@ describe('the loss on held-out data', () => {
   });
 });
 
+test('a stage with held-out data of its own has its loss on that', async () => {
+  const row = (i: number, seed: string) => [
+    `data.source.${i}.name=${seed}`,
+    `data.source.${i}.validation=true`,
+  ];
+  const own = [...row(1, 'shapes'), 'data.source.1.stages=1', ...row(2, 'emoji'), 'data.source.2.stages=2'];
+  const still = ['optimizer.lr=0', 'data.validation=4', 'train.validate_every=6'];
+  expect((await place.run(tiny('by-stage', ...own, ...still))).code).toBe(0);
+  const losses = place.metrics('by-stage').flatMap(({ val_loss }) => val_loss ?? []);
+  expect(losses.length).toBe(2);
+  expect(losses[0]).not.toBe(losses[1]); // of weights that stay as they are
+});
+
 describe('steps whose numbers are not finite', () => {
   const wild = ['optimizer.lr=1e30', 'optimizer.clip_norm=0', 'schedule.kind=constant'];
   const skipped = (run: string) =>
