@@ -53,14 +53,12 @@ export function recipeFromFlags(
   if (every !== undefined) {
     flags.push({ origin: '--checkpoint-every', values: { train: { checkpoint_every: every } } });
   }
-  if (values.data?.length) {
-    const source = values.data.flatMap(sourcesIn);
-    flags.push({ origin: '--data', values: { data: { source } } });
-  }
+  const source = values.data?.flatMap(sourcesIn) ?? [];
   const file = findRecipe(nameOrFile);
   const { recipe, origins } = resolveRecipe({
     file,
     env,
+    ...(source.length > 0 && { data: { origin: '--data', values: { data: { source } } } }),
     sets: values.set,
     flags,
   });

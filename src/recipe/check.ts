@@ -1,7 +1,9 @@
 // Checks that need several keys at once: sizes that must divide, lists that must match, keys that must agree.
 
 import { EXIT, Failure } from '../io/failure.ts';
+import { backboneBlocks, keptTokens, mixerBlocks, tokenCount, tokensPerExpert } from '../model/config.ts';
 import type { Recipe } from './schema.ts';
+import { recipeOfStage } from './stages.ts';
 
 type Origin = (key: string) => string;
 
@@ -93,6 +95,20 @@ export function checkRecipe(recipe: Recipe, origin: Origin): void {
         `${input_size} is no multiple of model.patch_size ${model.patch_size}`,
         'Change one of them',
       );
+    }
+  }
+  // A stage that cannot be would else be told of when those before it are done.
+  for (const [i, row] of recipe.stage.entries()) {
+    const { model: own, stage } = recipeOfStage(recipe, row);
+    try {
+      const all = tokenCount(own);
+      const kept = keptTokens(all, stage[0]!.mask_ratio);
+      const routed = (blocks: readonly { experts: number }[]) => blocks.some(({ experts }) => experts > 0);
+      if (routed(mixerBlocks(own))) tokensPerExpert(own, own.masking === 'naive' ? kept : all);
+      if (routed(backboneBlocks(own))) tokensPerExpert(own, kept);
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error;
+      refuse(`stage.${i}.mask_ratio`, error.message, 'Mask less, or give experts more');
     }
   }
   for (const [i, { name, path, stages }] of recipe.data.source.entries()) {

@@ -14,9 +14,11 @@ export interface RecipeSources {
   readonly given?: { readonly origin: string; readonly values: RecipeInput };
   /** Environment variables, MICRODIFF_TABLE_KEY. */
   readonly env?: Readonly<Record<string, string | undefined>>;
+  /** Sources from --data, which take the place of others; --set may change a key of them. */
+  readonly data?: { readonly origin: string; readonly values: RecipeInput };
   /** `key=value` from --set, in order. */
   readonly sets?: readonly string[];
-  /** Values from flags of their own such as --data; the highest layers. */
+  /** Values from flags of their own such as --checkpoint-every; the highest layers. */
   readonly flags?: readonly { readonly origin: string; readonly values: RecipeInput }[];
 }
 
@@ -34,6 +36,7 @@ export function resolveRecipe(sources: RecipeSources): Resolved {
   }
   if (sources.given) layers.push(treeLayer(sources.given.values, sources.given.origin));
   if (sources.env) layers.push(envLayer(sources.env));
+  if (sources.data) layers.push(treeLayer(sources.data.values, sources.data.origin));
   if (sources.sets) layers.push(setLayer(sources.sets));
   for (const { values, origin } of sources.flags ?? []) layers.push(treeLayer(values, origin));
   const preset = layers.findLast((layer) => layer.has('model.preset'))?.get('model.preset');

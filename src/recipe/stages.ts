@@ -58,7 +58,8 @@ export function totalSteps(recipe: Recipe): number {
 }
 
 /**
- * The stages with `total` steps in all, shared out in the old proportions; stages left with none drop out.
+ * The stages with `total` steps in all, shared out in the old proportions; stages left with none drop out,
+ * and sources that name stages follow their new numbers.
  */
 export function withTotalSteps(recipe: Recipe, total: number): Recipe {
   const before = totalSteps(recipe);
@@ -71,7 +72,12 @@ export function withTotalSteps(recipe: Recipe, total: number): Recipe {
     given = until;
     return { ...row, steps: share };
   });
-  return { ...recipe, stage: stage.filter((row) => row.steps > 0) };
+  const numbers = stage.flatMap(({ steps }, i) => (steps > 0 ? [i + 1] : []));
+  const source = recipe.data.source.flatMap((row) => {
+    const stages = row.stages?.flatMap((number) => numbers.indexOf(number) + 1 || []);
+    return stages?.length === 0 ? [] : [{ ...row, stages }];
+  });
+  return { ...recipe, data: { ...recipe.data, source }, stage: stage.filter((row) => row.steps > 0) };
 }
 
 /** What is worth a warning: stages that end before their warm-up does, which `--steps` leaves as it is. */
@@ -94,6 +100,14 @@ export function stageStarts(recipe: Recipe): { readonly step: number; readonly i
     image += stage.steps * (stage.batch_size ?? recipe.train.batch_size);
     return start;
   });
+}
+
+/** Images of the first so many steps. */
+export function imagesOfSteps(recipe: Recipe, steps: number): number {
+  const starts = stageStarts(recipe);
+  const index = starts.findLastIndex(({ step }) => step <= steps);
+  const { step, image } = starts[index]!;
+  return image + (steps - step) * (recipe.stage[index]!.batch_size ?? recipe.train.batch_size);
 }
 
 /** The stage that does the step after `step` done ones; null when all are done. */

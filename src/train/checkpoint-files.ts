@@ -4,7 +4,7 @@ import { readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { writeFolderAtomically, writeLatest, writeWholeFile } from '../io/atomic.ts';
 import { type TensorToWrite, writeSafetensors } from '../io/safetensors_write.ts';
-import { sealOf } from './seal.ts';
+import { sealOf, sealOfState } from './seal.ts';
 
 /** Which checkpoints stay: the newest ones, and for ever those of every so many steps (0: none). */
 export interface Keep {
@@ -52,7 +52,8 @@ export function writeCheckpoint({ run, name, files, state, keep }: CheckpointFil
       writeSafetensors(join(folder, name), tensors, metadata ? { metadata } : {});
     }
     const written = { ...state, files: sealOf(folder) };
-    writeWholeFile(join(folder, 'state.json'), `${JSON.stringify(written, null, 2)}\n`);
+    const sealed = { ...written, seal: sealOfState(written) };
+    writeWholeFile(join(folder, 'state.json'), `${JSON.stringify(sealed, null, 2)}\n`);
   });
   writeLatest(run, name);
   prune(run, keep, name);

@@ -1,6 +1,6 @@
 // Checkpoints of a run: everything that the next step depends on, in one folder that is there whole or not
 // at all.
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Backend, Region } from '../backend/backend.ts';
 import { cleanLeftovers, makeFolder, readLatest, requireFreeBytes } from '../io/atomic.ts';
@@ -23,7 +23,7 @@ import {
   nameOf,
   writeCheckpoint,
 } from './checkpoint-files.ts';
-import { checkSeal, type Seal } from './seal.ts';
+import { checkSeal, type Seal, sealOfState } from './seal.ts';
 import { holds, writeShare } from './share.ts';
 import type { Trainer } from './trainer.ts';
 
@@ -174,8 +174,10 @@ export class Checkpoints {
   ): { readonly name: string; readonly state: RunState } | null {
     const { latest } = this;
     if (!latest) return null;
-    const older = checkpointNames(this.run).filter((name) => name < latest);
-    for (const [i, name] of [latest, ...older.toReversed()].entries()) {
+    // Newer ones too: `latest` itself may be damaged.
+    const others = checkpointNames(this.run).filter((name) => name !== latest);
+    const names = [latest, ...others.toReversed()];
+    for (const [i, name] of names.entries()) {
       try {
         return { name, state: this.load(backend, trainer, name) };
       } catch (error) {
@@ -183,10 +185,11 @@ export class Checkpoints {
         const why = `this checkpoint cannot be used (${error.message})`;
         const what = join(this.folder, name);
         if (error instanceof Unfit) throw error;
-        if (i === older.length) {
+        const next = names[i + 1];
+        if (next === undefined) {
           throw new Failure({ what, why, fix: 'Begin anew in another folder (-o)' });
         }
-        warn(`${what}: ${why}: the one before is taken`);
+        warn(`${what}: ${why}: ${next < name ? 'the one before' : next} is taken`);
       }
     }
     return null;
@@ -195,8 +198,10 @@ export class Checkpoints {
   /** Loads a checkpoint into the trainer. Throws a Failure that names the file where one is damaged. */
   load(backend: Backend, trainer: Trainer, name: string): RunState {
     const folder = join(this.folder, name);
-    const { files, ...state } = readState(join(folder, 'state.json'));
+    const { files, ...found } = readState(join(folder, 'state.json'));
     checkSeal(folder, files);
+    // Where stages have got other lengths since, images have their places by the recipe as it is now.
+    const state = { ...found, images: trainer.imagesOf(found.step) };
     const { totalSteps: total } = trainer;
     if (state.step > total) {
       const why = `${state.step} steps are done, and the recipe has ${total}`;
@@ -213,7 +218,9 @@ export class Checkpoints {
     using model = Safetensors.open(join(folder, 'model.safetensors'));
     loadWeights(backend, trainer.buffers, parameters, model);
     if (ema) {
-      using averaged = Safetensors.open(join(folder, 'ema.safetensors'));
+      // Until a stage averages them, averages are the weights: it may have been added since.
+      const name = existsSync(join(folder, 'ema.safetensors')) ? 'ema' : 'model';
+      using averaged = Safetensors.open(join(folder, `${name}.safetensors`));
       checkWeights(parameters, averaged);
       for (const p of parameters.list) {
         if (!holds(share, p)) continue;
@@ -257,16 +264,20 @@ function writeHeld(content: CheckpointFiles<Held>): void {
 }
 
 function readState(path: string): RunState & { files: Seal } {
-  let parsed: Partial<RunState> & { version?: number; files?: Seal };
+  let parsed: Partial<RunState> & { version?: number; files?: Seal; seal?: string };
   try {
-    parsed = JSON.parse(readFileSync(path, 'utf8'));
+    parsed = JSON.parse(readFileSync(path, 'utf8')) ?? {};
   } catch (error) {
     if (osCode(error)) throw osFailure(error, path, 'read');
     const why = error instanceof Error ? error.message : String(error);
     throw new Failure({ what: path, why });
   }
-  const { version = 0, step, images, seconds = 0, lossSum = 0, lossCount = 0, data = null } = parsed;
-  const { files = {} } = parsed;
+  const { seal, ...written } = parsed;
+  if (seal !== undefined && seal !== sealOfState(written)) {
+    throw new Failure({ what: path, why: 'was changed since it was written' });
+  }
+  const { version = 0, step, images, seconds = 0, lossSum = 0, lossCount = 0, data = null } = written;
+  const { files = {} } = written;
   if (version > VERSION) {
     throw new Unfit({ what: path, why: `was written by a newer microdiff (layout ${version})` });
   }

@@ -8,6 +8,11 @@ import { osFailure } from '../io/oserror.ts';
 /** By the name of the file. The hash is xxHash64 of its blocks, each seeded with that of the block before. */
 export type Seal = Readonly<Record<string, { readonly bytes: number; readonly xxh64: string }>>;
 
+/** Of what state.json says beside it, but for the seconds, in which equal runs differ. */
+export function sealOfState({ seconds: _, ...state }: Readonly<Record<string, unknown>>): string {
+  return Bun.hash.xxHash64(JSON.stringify(state)).toString(16);
+}
+
 const BLOCK = 16 * 2 ** 20;
 
 /** Of every file in a folder. */

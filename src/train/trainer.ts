@@ -8,7 +8,7 @@ import type { Parameter } from '../plan/params.ts';
 import type { Plan } from '../plan/plan.ts';
 import { encodeNumbers, readNumbers, Runner } from '../plan/runner.ts';
 import type { ModelConfig, Recipe, Stage } from '../recipe/schema.ts';
-import { recipeOfStage, stageAt, totalSteps } from '../recipe/stages.ts';
+import { imagesOfSteps, recipeOfStage, stageAt, totalSteps } from '../recipe/stages.ts';
 import type { CaptionTower } from '../sample/clip-encoder.ts';
 import { type Network, networkOf } from '../sample/network.ts';
 import {
@@ -137,6 +137,11 @@ export class Trainer {
   /** Steps of all stages. */
   get totalSteps(): number {
     return totalSteps(this.recipe);
+  }
+
+  /** Images of the first so many steps. */
+  imagesOf(steps: number): number {
+    return imagesOfSteps(this.recipe, steps);
   }
 
   /** The stage that does the step after `step` done ones, and how many of its own steps are done. */

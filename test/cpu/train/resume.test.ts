@@ -96,6 +96,33 @@ describe('going on from any step', () => {
     expect(bits('nameless')).toEqual(bits('whole'));
   });
 
+  test.each(['garbage', 'step-00000001'])(
+    'nor does a `latest` that names nothing (%s) stop it',
+    async (name) => {
+      cutBack('misnamed', 4);
+      rmSync(place.at('misnamed', 'checkpoints', 'step-00000001'), { recursive: true });
+      writeFileSync(place.at('misnamed', 'latest'), `${name}\n`);
+      const { err } = await place.run(tiny('misnamed', { steps: 4 }));
+      expect(err).toMatch(
+        /^warning: .*(the one before|step-00000004) is taken\nmisnamed is finished: 4 of 4/,
+      );
+      rmSync(place.at('misnamed'), { recursive: true });
+    },
+  );
+
+  test('stages of other batches are made longer behind it; one that averages is added', async () => {
+    const lengths = (first: number, ...set: string[]) =>
+      [`stage.0.steps=${first}`, 'stage.0.batch_size=8', ...set].flatMap((key) => ['--set', key]);
+    const args = ['train', 'tiny', '-o', 'lengths'];
+    expect(await place.run([...args, ...lengths(2)])).toMatchObject({ code: 0 });
+    const more = ['stage.2.steps=2', 'stage.2.ema=0.9', 'stage.2.optimizer=keep'];
+    const { code, err } = await place.run([...args, ...lengths(5, ...more)]);
+    expect([code, err]).toEqual([0, expect.stringContaining('goes on from step 4 of 9')]);
+    const images = place.metrics('lengths').map((line) => line.images);
+    expect(images).toEqual([8, 16, 20, 24, 40, 44, 48, 52, 56]);
+    expect(existsSync(place.at('lengths', 'checkpoints', 'step-00000009', 'ema.safetensors'))).toBe(true);
+  });
+
   test('without checkpoints it begins again', async () => {
     cutBack('anew', 1);
     rmSync(place.at('anew', 'checkpoints'), { recursive: true });
@@ -237,6 +264,13 @@ describe('what does not fit', () => {
     ['optimizer.safetensors', 'is missing', (path: string) => rmSync(path)],
     ['state.json', '.+', (path: string) => writeFileSync(path, '{"ver')],
     ['state.json', 'does not say how many steps', (path: string) => writeFileSync(path, '{"version":1}')],
+    ['state.json', 'does not say how many steps', (path: string) => writeFileSync(path, 'null')],
+    [
+      'state.json',
+      'was changed since it was written',
+      (path: string) =>
+        writeFileSync(path, readFileSync(path, 'utf8').replace('"images": 20', '"images": 21')),
+    ],
   ] as const)(
     'a damaged %s (%s): the run goes on from the checkpoint before',
     async (file, words, damage) => {

@@ -2,7 +2,13 @@
 
 import { describe, expect, test } from 'bun:test';
 import { COMMON, parseFlags } from '../../../src/cli/flags.ts';
-import { dryRun, RECIPE_ARGUMENT, RECIPE_FLAGS, recipeFromFlags } from '../../../src/cli/recipe-flags.ts';
+import {
+  DATA_FLAG,
+  dryRun,
+  RECIPE_ARGUMENT,
+  RECIPE_FLAGS,
+  recipeFromFlags,
+} from '../../../src/cli/recipe-flags.ts';
 
 type Values = Parameters<typeof recipeFromFlags>[1];
 
@@ -18,6 +24,18 @@ describe('recipe flags', () => {
     expect([recipe.train.seed, recipe.train.checkpoint_every]).toEqual([6, '2m']);
     expect(resolve(['tiny'], env).recipe.train.checkpoint_every).toBe(7);
     expect(resolve(['tiny', '--checkpoint-every', '500']).recipe.train.checkpoint_every).toBe(500);
+  });
+
+  test('--set changes a source of --data', () => {
+    const argv = ['tiny', '--data', import.meta.dir, '--set', 'data.source.0.count=3'];
+    const { args, values } = parseFlags(
+      'train',
+      { ...RECIPE_FLAGS, ...DATA_FLAG, ...COMMON },
+      [RECIPE_ARGUMENT],
+      argv,
+    );
+    const { recipe } = recipeFromFlags(args[0]!, values as unknown as Values, {});
+    expect(recipe.data.source).toMatchObject([{ name: 'folder', path: import.meta.dir, count: 3 }]);
   });
 
   test('--steps is the length of the whole run', () => {

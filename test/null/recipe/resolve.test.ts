@@ -9,7 +9,13 @@ import { presetRows } from '../../../src/recipe/presets.ts';
 import { recipeReference } from '../../../src/recipe/reference.ts';
 import { type RecipeSources, recipeToml, resolveRecipe } from '../../../src/recipe/resolve.ts';
 import { allKeys, findField } from '../../../src/recipe/schema.ts';
-import { recipeOfStage, shortStages, totalSteps, withTotalSteps } from '../../../src/recipe/stages.ts';
+import {
+  imagesOfSteps,
+  recipeOfStage,
+  shortStages,
+  totalSteps,
+  withTotalSteps,
+} from '../../../src/recipe/stages.ts';
 
 const file = (text: string, name = 'my.toml') => ({ file: { name, text } });
 const resolve = (sources: RecipeSources) => resolveRecipe(sources).recipe;
@@ -268,6 +274,29 @@ describe('stages', () => {
     const other = withTotalSteps(recipe, total);
     expect(totalSteps(other)).toBe(total);
     expect(other.stage.every((stage) => stage.steps > 0)).toBe(true);
+  });
+
+  test('sources follow the stages that they are for where others are left with no steps', () => {
+    const stages = [20, 2, 10].map((steps) => `[[stage]]\nsteps = ${steps}\n`).join('');
+    const rows = [[1, 2], [2], [3]].map((of) => `[[data.source]]\nname="shapes"\nstages=[${of}]\n`).join('');
+    const short = withTotalSteps(resolve(file(rows + stages)), 4);
+    expect(short.stage.map(({ steps }) => steps)).toEqual([3, 1]);
+    expect(short.data.source.map((row) => row.stages)).toEqual([[1], [2]]);
+    expect(resolve(file(recipeToml(short)))).toEqual(short);
+  });
+
+  test('images of the first steps', () => {
+    expect([0, 1, 70, 71, 100].map((steps) => imagesOfSteps(recipe, steps))).toEqual([
+      0, 64, 4480, 4488, 4720,
+    ]);
+  });
+
+  test.each([
+    ['stage.1.mask_ratio=0.99', 'stage.1.mask_ratio in --set: mask_ratio: 0.99 of 16 patches leaves 0'],
+    ['model.expert_capacity=0.1', 'expert_capacity: 0.1 with 4 experts gives each 0 of 16 tokens'],
+  ])('a stage that cannot be is refused before any is trained: %s', (set, message) => {
+    const tiny = { file: { name: 'tiny.toml', text: NAMED.tiny! }, sets: [set] };
+    expect(() => resolveRecipe(tiny)).toThrow(message);
   });
 
   test('stages that end within their warm-up are told', () => {
