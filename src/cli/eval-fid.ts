@@ -110,7 +110,7 @@ async function draw(
   const { values, log, progress } = call;
   const folder = values.output!;
   const { count, column, seed } = values;
-  const { prompts, chosen } = await readPromptList(values.prompts!, { count, column, seed });
+  const { prompts, chosen } = await readPromptList(values.prompts!, { count, column, seed, alike: true });
   const found = findModel(word);
   using file = openTensors(found.path);
   const backend = await openDevice(values, log);

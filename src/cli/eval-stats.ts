@@ -4,7 +4,7 @@ import { openLapack } from '../../ffi/lapack.ts';
 import { remarksOnImages } from '../eval/fid.ts';
 import { openImageSet } from '../eval/image-sets.ts';
 import { Moments } from '../eval/moments.ts';
-import { type Origin, writeStatistics } from '../eval/statistics-file.ts';
+import { identityOf, type Origin, writeStatistics } from '../eval/statistics-file.ts';
 import { makeFolder } from '../io/atomic.ts';
 import { Failure } from '../io/failure.ts';
 import { encodeRecord } from '../io/jsonl.ts';
@@ -37,7 +37,8 @@ export async function evalStats(call: EvalCall): Promise<number> {
   for (const word of saved) {
     const side = await measuring.side(word, 'statistics');
     for (const remark of side.remarks) log.warn(remark);
-    if (side.origin && origin && encodeRecord({ ...side.origin }) !== encodeRecord({ ...origin })) {
+    const key = (one: Origin) => encodeRecord({ ...identityOf(one) });
+    if (side.origin && origin && key(side.origin) !== key(origin)) {
       const { weights, resize } = side.origin;
       const why = `was made by "${weights}", ${resize}; others by "${origin.weights}"`;
       throw new Failure({ what: word, why, fix: 'Merge statistics of one network' });

@@ -9,7 +9,7 @@ import type { Unreadable } from './image-sets.ts';
 import { type Kid, type KidOptions, kernelDistance } from './kid.ts';
 import type { Gaussian } from './moments.ts';
 import { type PrecisionRecall, precisionRecall } from './precision-recall.ts';
-import type { Origin, Statistics } from './statistics-file.ts';
+import { identityOf, type Origin, type Statistics } from './statistics-file.ts';
 
 /** One of the two sets, measured. */
 export interface Side {
@@ -111,7 +111,7 @@ export function checkOrigins(a: Expected, b: Expected): void {
   }
   if (!a.origin || !b.origin) return;
   for (const key of ['weights', 'resize'] as const) {
-    if (a.origin[key] === b.origin[key]) continue;
+    if (identityOf(a.origin)[key] === identityOf(b.origin)[key]) continue;
     const why = `its ${key} are "${a.origin[key]}", those of ${b.name} "${b.origin[key]}"`;
     throw new Failure({ what: a.name, why, fix });
   }

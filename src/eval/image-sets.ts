@@ -1,6 +1,6 @@
 // Sets of images that are measured: a folder, shards (MDS), tar and zip archives. Read one image after
 // another as Pillow's convert('RGB') gives them; what cannot be read is left out and told.
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { readdirSync, statSync } from 'node:fs';
 import { extname, join } from 'node:path';
 import { Failure } from '../io/failure.ts';
 import { decodeImage, readImage } from '../io/image/decode.ts';
@@ -39,17 +39,17 @@ const isImageName = (name: string) => ENDINGS.includes(extname(name).toLowerCase
 /** A folder of image files, of shards or of tar archives, or an archive; anything else is a Failure. */
 export function openImageSet(path: string): ImageSet {
   const refuse = (why: string, fix: string) => new Failure({ what: path, why, fix });
-  let folder: boolean;
+  let inside: readonly string[] | null;
   try {
-    folder = statSync(path).isDirectory();
+    inside = statSync(path).isDirectory() ? readdirSync(path) : null;
   } catch (error) {
     throw osFailure(error, path, 'read');
   }
-  if (folder && existsSync(join(path, INDEX_NAME))) return shardsOf(path);
-  if (folder) {
-    const names = readdirSync(path).filter(isImageName);
+  if (inside?.includes(INDEX_NAME)) return shardsOf(path);
+  if (inside) {
+    const names = inside.filter(isImageName);
     if (names.length > 0) return filesOf(path, names);
-    const archives = readdirSync(path).filter(isTarName);
+    const archives = inside.filter(isTarName);
     if (archives.length > 0) return tarsOf(path, inOrder(archives));
     const below = readdirSync(path, { withFileTypes: true }).some((entry) => entry.isDirectory());
     throw refuse(

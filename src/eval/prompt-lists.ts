@@ -21,13 +21,15 @@ export interface PromptListOptions {
   readonly count?: number | undefined;
   /** Column of a table (CSV, Parquet). */
   readonly column?: string | undefined;
+  /** Every prompt is drawn alike: a line with settings of its own is a Failure. */
+  readonly alike?: boolean;
   /** Order in which captions of a COCO file are drawn. */
   readonly seed: number;
 }
 
 /** Reads a list; one that is empty, shorter than `count` or broken is a Failure. */
 export async function readPromptList(path: string, options: PromptListOptions): Promise<PromptList> {
-  const { count, column, seed } = options;
+  const { count, column, seed, alike = false } = options;
   if (column !== undefined) {
     const prompts: string[] = [];
     for await (const item of readTables([path], column)) {
@@ -49,7 +51,10 @@ export async function readPromptList(path: string, options: PromptListOptions): 
     if (lines.at(-1) === '') lines.pop();
     const prompts = lines.map((line, index) => {
       const item = parsePrompt({ index, text: line.replace(/\r$/, '') });
-      if (isBad(item)) throw new Failure({ what: `${path}:${index + 1}`, why: item.error });
+      const refuse = (why: string) => new Failure({ what: `${path}:${index + 1}`, why });
+      if (isBad(item)) throw refuse(item.error);
+      const own = Object.keys(item).find((key) => key !== 'index' && key !== 'prompt');
+      if (alike && own) throw refuse(`${own} of its own is not for pictures that are compared`);
       return item.prompt;
     });
     return firstOf(path, prompts, count);

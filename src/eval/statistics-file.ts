@@ -14,6 +14,11 @@ export interface Origin {
   readonly resize: string;
 }
 
+/** An origin as it is compared: of a file of weights the checksum counts, and not what it is called. */
+export function identityOf({ weights, resize }: Origin): Origin {
+  return { weights: weights.replace(/^(inception|CLIP image tower) .+(, sha256 \w+)$/, '$1$2'), resize };
+}
+
 export interface Statistics {
   readonly gaussian: Gaussian;
   /** Null where the file does not say, as .npz files do not. */

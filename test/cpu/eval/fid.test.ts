@@ -97,6 +97,13 @@ describe('comparing', () => {
     const a = await sideOf(folder('few', few));
     const other = { ...a, origin: { ...ORIGIN, resize: 'bicubic' } };
     expect(() => compareSides(lapack, a, other, NO_OTHERS)).toThrow('its resize are "none"');
+    const file = (name: string, sum: string) => {
+      return { ...a, origin: { ...ORIGIN, weights: `inception ${name}, sha256 ${sum}` } };
+    };
+    expect(() => compareSides(lapack, file('a.pth', '12'), file('b c.pth', '12'), NO_OTHERS)).not.toThrow();
+    expect(() => compareSides(lapack, file('a.pth', '12'), file('a.pth', '34'), NO_OTHERS)).toThrow(
+      'sha256 34',
+    );
     const wide = { ...a.gaussian, d: 4 };
     expect(() => compareSides(lapack, a, { ...a, gaussian: wide }, NO_OTHERS)).toThrow('has 3 features');
     const unknown = sideOfStatistics('x.npz', { gaussian: a.gaussian, origin: null, float32: false });

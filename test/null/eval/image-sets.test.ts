@@ -67,6 +67,12 @@ describe('shards', () => {
   });
 });
 
+test.skipIf(process.getuid?.() === 0)('a folder that may not be listed is told as such', () => {
+  const locked = join(root, 'locked');
+  mkdirSync(locked, 0o311);
+  expect(() => openImageSet(locked)).toThrow('locked: cannot read');
+});
+
 describe('archives', () => {
   const tar = (seeds: readonly number[]) =>
     Buffer.concat([...seeds.map((seed) => tarEntry(`x/${seed}.png`, png(seed))), TAR_END]);

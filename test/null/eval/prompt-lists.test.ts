@@ -50,6 +50,13 @@ describe('prompts', () => {
     await expect(wrong).rejects.toThrow('entry 1 is no text');
   });
 
+  test('with settings of their own are for scores alone', async () => {
+    const list = file('own.jsonl', '{"prompt": "a cat"}\n{"prompt": "a dog", "seed": 3}\n');
+    expect((await readPromptList(list, { seed: 0 })).prompts).toEqual(['a cat', 'a dog']);
+    const drawn = readPromptList(list, { seed: 0, alike: true });
+    await expect(drawn).rejects.toThrow('own.jsonl:2: seed of its own');
+  });
+
   test('of a table without its column are not its lines', async () => {
     const table = readPromptList(file('t.csv', 'id,text\n1,a cat\n'), { seed: 0 });
     await expect(table).rejects.toThrow('Write --column NAME');
