@@ -76,6 +76,10 @@ export function cellsOf(options: AblationOptions, names: readonly string[]): Cel
       throw new Failure({ what: `cell ${name}`, why: 'is not known', fix, code: EXIT.usage });
     }
     const changed = cellModel(options.recipe, name);
+    if (changed.model.masking === 'deferred' && !changed.model.use_patch_mixer) {
+      const why = 'masks behind the patch-mixer, and model.use_patch_mixer is false';
+      throw new Failure({ what: `cell ${name}`, why, fix: 'Leave it out: --cells', code: EXIT.usage });
+    }
     const recipe = name === 'smaller' ? asCheapAs(changed, perImage[0]) : changed;
     const flops = flopsOf(recipe, [plan.mask, 0]);
     const shares = options.finetune > 0 ? [1 - options.finetune, options.finetune] : [1];

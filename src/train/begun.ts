@@ -77,10 +77,13 @@ export function knownRecipe({ folder, recipe: given, log }: GoingOn, begun: Reci
 /** The first stages of a recipe without the keys that may change between sittings: none changes a bit. */
 function bare(recipe: Recipe, stages: number): unknown {
   const { batch_size, micro_batch, seed } = recipe.train;
-  const stage = recipe.stage.slice(0, stages).map((row) => ({ ...row, steps: 0 }));
+  const stage = recipe.stage.slice(0, stages).map((row) => ({ ...row, steps: 0, name: '' }));
+  // An autoencoder draws previews alone, and so does a text tower that is not within the step.
+  const image = { ...recipe.image, vae: '' };
+  const text = recipe.text.encoder === 'clip' ? recipe.text : { ...recipe.text, clip: '' };
   const source = recipe.data.source.map((row) => ({ ...row, path: '' }));
   const data = { ...recipe.data, source, workers: 0 };
-  return { ...recipe, data, stage, train: { batch_size, micro_batch, seed }, sample: {} };
+  return { ...recipe, data, image, text, stage, train: { batch_size, micro_batch, seed }, sample: {} };
 }
 
 function firstDifference(a: unknown, b: unknown, key = ''): string | null {

@@ -253,6 +253,12 @@ describe('what does not fit', () => {
     expect([passes.code, passes.err]).toEqual([2, expect.stringContaining('(train.micro_batch differs)')]);
   });
 
+  test('names of stages, and what previews are drawn with, may change', async () => {
+    cutBack('renamed', 8);
+    const set = ['stage.0.name=first', 'image.vae=a.safetensors', 'text.clip=b.safetensors'];
+    expect(await place.run(tiny('renamed', { set }))).toMatchObject({ code: 0, out: 'renamed\n' });
+  });
+
   // Cut, a byte turned, missing: each is told before anything is loaded, and the one before is whole.
   test.each([
     [

@@ -29,6 +29,14 @@ describe('cells', () => {
     }
   });
 
+  test('that the model has no mixer for are refused before any is trained', () => {
+    const bare = recipeOf('emoji', 'model.use_patch_mixer=false', 'model.masking=naive');
+    const of = (name: string) =>
+      cellsOf({ recipe: bare, steps: 100, finetune: 0.2, points: 2 }, ['naive-75', name]);
+    expect(() => of('deferred-50')).toThrow('cell deferred-50: masks behind the patch-mixer');
+    expect(of('unmasked').length).toBe(2);
+  });
+
   test('without an unmasked end the learning rate decays under the mask', () => {
     const [one] = cellsOf({ recipe, steps: 1000, finetune: 0, points: 5 }, ['naive-75']);
     expect(one!.recipe.stage).toMatchObject([
