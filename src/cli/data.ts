@@ -8,6 +8,7 @@ import { withCanvas } from '../io/figure/canvas.ts';
 import { encodeRecord } from '../io/jsonl.ts';
 import { INDEX_NAME } from '../io/mds/index.ts';
 import { mergeIndexes } from '../io/mds/merge.ts';
+import { JOURNAL_NAME } from '../io/mds/writer.ts';
 import { osFailure } from '../io/oserror.ts';
 import { inspectShards } from '../prepare/inspect-shards.ts';
 import { shardPictures } from '../prepare/shard-pictures.ts';
@@ -169,7 +170,13 @@ async function merge({ values }: DataCall, dir: string): Promise<number> {
 /** Folders below one that hold a set, by name; numbers in the order of numbers. */
 function partsOf(dir: string): string[] {
   try {
-    const names = readdirSync(dir).filter((name) => existsSync(join(dir, name, INDEX_NAME)));
+    const all = readdirSync(dir);
+    const names = all.filter((name) => existsSync(join(dir, name, INDEX_NAME)));
+    const begun = all.find((name) => !names.includes(name) && existsSync(join(dir, name, JOURNAL_NAME)));
+    if (begun !== undefined) {
+      const fix = 'Run its prepare again, or remove that folder';
+      throw new Failure({ what: join(dir, begun), why: 'this part is not finished', fix });
+    }
     return names.sort(new Intl.Collator('en', { numeric: true }).compare);
   } catch (error) {
     throw osFailure(error, dir, 'read');

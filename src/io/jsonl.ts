@@ -1,7 +1,7 @@
 // Records as lines of JSON: how numbers are written, and the metrics file of a run, which holds each step
 // once however often the run was killed and resumed.
 
-import { closeSync, fsyncSync, ftruncateSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, fsyncSync, ftruncateSync, openSync, readSync } from 'node:fs';
 import { Failure } from './failure.ts';
 import { Writer } from './lines.ts';
 import { osCode, osFailure } from './oserror.ts';
@@ -38,7 +38,12 @@ export function decodeRecord(line: string): JsonRecord | undefined {
 
 /** The records of a file; a torn end (the program was killed in a write) is passed over. */
 export function readRecords(path: string): JsonRecord[] {
-  return parse(path, readBytes(path)).map(({ record }) => record);
+  return [...eachRecord(path)];
+}
+
+/** The same one after the other, of a file that may be larger than memory. */
+export function* eachRecord(path: string): Generator<JsonRecord> {
+  for (const { record } of parse(path)) yield record;
 }
 
 /** The `metrics.jsonl` of a run, open for appending. */
@@ -54,11 +59,12 @@ export class MetricsLog implements Disposable {
    * so is a torn last line. Records without a `step` stand or fall with their neighbours.
    */
   static open(path: string, lastStep: number): MetricsLog {
-    const old = readBytes(path, true);
-    const records = parse(path, old);
-    const beyond = records.findIndex(({ record }) => (decodeNumber(record.step) ?? 0) > lastStep);
-    const kept = beyond < 0 ? records : records.slice(0, beyond);
-    const bytes = kept.at(-1)?.end ?? 0;
+    let bytes = 0;
+    let beyond = false;
+    for (const { record, end } of parse(path, true)) {
+      beyond ||= (decodeNumber(record.step) ?? 0) > lastStep;
+      if (!beyond) bytes = end;
+    }
     let fd: number | undefined;
     try {
       fd = openSync(path, 'a', 0o666);
@@ -106,37 +112,59 @@ interface Parsed {
   readonly end: number;
 }
 
+const PIECE = 2 ** 20;
+const MAX_LINE = 2 ** 24;
+
 /**
  * All records up to a torn end. A broken line with whole ones after it is damage of another kind: a Failure.
  */
-function parse(path: string, bytes: Buffer): Parsed[] {
-  const records: Parsed[] = [];
+function* parse(path: string, mayBeAbsent = false): Generator<Parsed> {
   let broken: number | undefined;
   let line = 0;
-  for (let begin = 0; begin < bytes.length; line++) {
-    const newline = bytes.indexOf(10, begin);
-    // A last line without its newline may be whole, but the writer was stopped before it could say so.
-    if (newline < 0) break;
-    const record = decodeRecord(bytes.toString('utf8', begin, newline));
-    begin = newline + 1;
+  let end = 0;
+  for (const bytes of linesOf(path, mayBeAbsent)) {
+    const record = decodeRecord(bytes.toString('utf8'));
+    end += bytes.length;
+    line++;
     if (!record) broken ??= line;
-    else if (broken === undefined) records.push({ record, end: begin });
+    else if (broken === undefined) yield { record, end };
     else {
       throw new Failure({
         what: path,
-        why: `line ${broken + 1} is not a JSON record`,
+        why: `line ${broken} is not a JSON record`,
         fix: 'Mend or remove that line',
       });
     }
   }
-  return records;
 }
 
-function readBytes(path: string, mayBeAbsent = false): Buffer {
+/**
+ * Lines with their ends. A last one without may be whole, but the writer was stopped before it could say so.
+ */
+function* linesOf(path: string, mayBeAbsent: boolean): Generator<Buffer> {
+  let fd: number | undefined;
   try {
-    return readFileSync(path);
+    fd = openSync(path, 'r');
+    let held = Buffer.alloc(0);
+    for (;;) {
+      const piece = Buffer.alloc(PIECE);
+      const got = readSync(fd, piece);
+      if (got === 0) return;
+      const from = held.length;
+      held = Buffer.concat([held, piece.subarray(0, got)]);
+      let begin = 0;
+      for (let end = held.indexOf(10, from); end >= 0; end = held.indexOf(10, begin)) {
+        yield held.subarray(begin, end + 1);
+        begin = end + 1;
+      }
+      held = held.subarray(begin);
+      if (held.length > MAX_LINE)
+        throw new Failure({ what: path, why: `a line is longer than ${MAX_LINE} bytes` });
+    }
   } catch (error) {
-    if (mayBeAbsent && osCode(error) === 'ENOENT') return Buffer.alloc(0);
+    if (mayBeAbsent && osCode(error) === 'ENOENT') return;
     throw osFailure(error, path, 'read');
+  } finally {
+    if (fd !== undefined) closeSync(fd);
   }
 }

@@ -2,9 +2,9 @@
 // left out is noted with its reason. A run that was broken off goes on behind the last shard on the disk.
 import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { makeFolder, requireFreeBytes, writeWholeFile } from '../io/atomic.ts';
+import { makeFolder, requireFreeBytes, writeFileAtomically, writeWholeFile } from '../io/atomic.ts';
 import { EXIT, Failure } from '../io/failure.ts';
-import { encodeRecord, type JsonRecord, MetricsLog, readRecords } from '../io/jsonl.ts';
+import { eachRecord, encodeRecord, type JsonRecord, MetricsLog, readRecords } from '../io/jsonl.ts';
 import { INDEX_NAME } from '../io/mds/index.ts';
 import { JOURNAL_NAME, MdsWriter } from '../io/mds/writer.ts';
 import type { MdsSample } from '../io/mds/values.ts';
@@ -61,9 +61,11 @@ export async function prepareSet(options: PrepareOptions): Promise<{ report: Rep
   using notes = MetricsLog.open(join(folder, NOTES), from.place);
   const tally = new Tally(options.largest);
   let noted = -1;
-  for (const note of readRecords(join(folder, NOTES))) {
+  let lastName: unknown;
+  for (const note of eachRecord(join(folder, NOTES))) {
     tally.add(note);
     noted = Number(note.step);
+    if (noted === from.place) lastName = note.name;
   }
   let done = tally.items;
   const wait: Promise<Work>[] = [];
@@ -75,6 +77,10 @@ export async function prepareSet(options: PrepareOptions): Promise<{ report: Rep
       const item: Item = value;
       // The item of the last sample on the disk comes once more: others of its captions may be missing.
       if (item.place % part.count !== part.index || item.place < from.place) continue;
+      if (item.place === from.place && lastName !== undefined && item.name !== lastName) {
+        const why = `its sources have changed since it was begun: ${lastName} was where ${item.name} is`;
+        throw new Failure({ what: folder, why, fix: 'Bring back what was there, or choose another -o' });
+      }
       const work = options.decoders.decode(item).then((result) => ({ item, result }));
       work.catch(() => {}); // told where it is waited for
       wait.push(work);
@@ -105,16 +111,18 @@ export async function prepareSet(options: PrepareOptions): Promise<{ report: Rep
   }
   if (tally.written === 0) {
     notes.sync();
-    const [first] = readRecords(join(folder, NOTES));
+    const [first] = eachRecord(join(folder, NOTES));
     const example = first ? ` (${first.name}: ${first.why})` : '';
     const why = `none of ${tally.items} items can be used${example}`;
     throw new Failure({ what: options.sources.join(', '), why, fix: `See ${join(folder, NOTES)}` });
   }
   notes.sync();
   const report = tally.report();
-  const dropped = readRecords(join(folder, NOTES)).filter(({ reason }) => reason !== undefined);
-  const lines = dropped.map(({ step, ...rest }) => encodeRecord({ place: step, ...rest }));
-  writeWholeFile(join(folder, 'dropped.jsonl'), lines.map((line) => `${line}\n`).join(''));
+  writeFileAtomically(join(folder, 'dropped.jsonl'), (sink) => {
+    for (const { step, ...rest } of eachRecord(join(folder, NOTES))) {
+      if (rest.reason !== undefined) sink.write(`${encodeRecord({ place: step, ...rest })}\n`);
+    }
+  });
   writeWholeFile(join(folder, 'report.json'), `${JSON.stringify(report, null, 2)}\n`);
   writer.finish();
   rmSync(join(folder, NOTES), { force: true });

@@ -1,7 +1,7 @@
 // Metrics: each step once after any number of kills, torn ends, numbers that JSON lacks, a full disk.
 
 import { afterAll, expect, test } from 'bun:test';
-import { appendFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Failure } from '../../src/io/failure.ts';
@@ -39,6 +39,16 @@ test('after a resume each step stands once', () => {
   expect(steps(path)).toEqual([undefined, 1, 2, 3, 4, 5, 6, 7, 8]);
   MetricsLog.open(path, 100).close();
   expect(steps(path).length).toBe(9);
+});
+
+test('lines longer than what is read at a time, and one without end', () => {
+  const path = join(folder, 'long.jsonl');
+  const lines = [1, 2, 3].map((step) => `${encodeRecord({ step, text: 'é'.repeat(350_000 * step) })}\n`);
+  writeFileSync(path, lines.join(''));
+  MetricsLog.open(path, 2).close();
+  expect(readFileSync(path, 'utf8')).toBe(lines.slice(0, 2).join(''));
+  truncateSync(path, 2 ** 33);
+  expect(() => steps(path)).toThrow(/long.jsonl: a line is longer than/);
 });
 
 test('a file torn at any byte keeps its whole lines', () => {

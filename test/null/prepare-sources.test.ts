@@ -1,5 +1,5 @@
 // Sources as people have them: links, large letters, what Python writes as JSON, small pictures in base64,
-// archives that were cut off. What cannot be used is an item with a reason.
+// archives that were cut off, changes between two sittings. What cannot be used is an item with a reason.
 import { afterAll, expect, test } from 'bun:test';
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -7,7 +7,10 @@ import { join } from 'node:path';
 import { MdsWriter } from '../../src/io/mds/writer.ts';
 import { encodePng } from '../../src/io/png.ts';
 import { tarEntry } from '../../src/io/tar.ts';
+import { decodersOf } from '../../src/prepare/decoders.ts';
+import type { ItemSettings } from '../../src/prepare/item.ts';
 import { prepareItem } from '../../src/prepare/picture.ts';
+import { prepareSet } from '../../src/prepare/run.ts';
 import { itemsOf } from '../../src/prepare/sources.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'sources '));
@@ -16,14 +19,16 @@ const at = (...names: string[]) => join(folder, ...names);
 const png = encodePng({ width: 2, height: 2, channels: 3, data: new Uint8Array(12).fill(7) });
 const base64 = Buffer.from(png).toString('base64');
 
+const SETTINGS: ItemSettings = {
+  ...{ sizes: [2], minSize: 0, exif: false, captions: 'join', clean: 'none', seed: 0 },
+  ...{ allowUrls: false, urlBytes: 0, urlSeconds: 0 },
+};
+
 /** Of every item its captions, or why it is left out. */
 async function found(name: string): Promise<string[]> {
   const out: string[] = [];
   for await (const item of itemsOf([at(name)], {})) {
-    const result = await prepareItem(item, {
-      ...{ sizes: [2], minSize: 0, exif: false, captions: 'join', clean: 'none', seed: 0 },
-      ...{ allowUrls: false, urlBytes: 0, urlSeconds: 0 },
-    });
+    const result = await prepareItem(item, SETTINGS);
     out.push('prepared' in result ? result.prepared.captions.join() : result.dropped.reason);
   }
   return out;
@@ -73,4 +78,37 @@ test.each([
   writer.write({ jpg: { kind: 'image', format: 'png', bytes: png }, caption });
   writer.finish();
   expect(await found(encoding)).toEqual([want]);
+});
+
+test('broken off and gone on with: sources that have changed meanwhile are refused', async () => {
+  mkdirSync(at('set'));
+  const put = (name: string) => {
+    writeFileSync(at('set', `${name}.png`), png);
+    writeFileSync(at('set', `${name}.txt`), name);
+  };
+  for (const name of ['b', 'c', 'd', 'e']) put(name);
+  const sitting = (most: number) => {
+    const interrupt = { stopRequested: false };
+    return prepareSet({
+      ...{ sources: [at('set')], folder: at('out'), fingerprint: {}, keepDuplicates: true, largest: 2 },
+      ...{ part: { index: 0, count: 1 }, compression: null, hashes: [], shardBytes: 1, interrupt },
+      decoders: decodersOf(1, SETTINGS),
+      pictures: { encodings: {}, batch: 1, values: (all) => all.map(() => ({})), free() {} },
+      captions: {
+        ...{ encodings: { caption: 'str' }, batch: 1, free() {} },
+        values: (all) => all.map((caption) => ({ caption })),
+      },
+      onItem: (done) => {
+        interrupt.stopRequested = done >= most;
+      },
+    });
+  };
+  expect((await sitting(3)).finished).toBe(false);
+  put('a');
+  await expect(sitting(9)).rejects.toThrow(
+    /sources have changed since it was begun: .*c.png was where .*b.png/,
+  );
+  rmSync(at('set/a.png'));
+  put('f');
+  expect(await sitting(9)).toMatchObject({ finished: true, report: { items: 5, written: 5 } });
 });

@@ -181,6 +181,9 @@ describe('data merge', () => {
     expect(readFileSync(join(path, 'index.json'))).toEqual(readFileSync(`${GOLDENS}/merged/index.json`));
     expect(data('merge', path)).toMatchObject({ code: 2, out: '' });
     rmSync(join(path, 'index.json'));
+    rmSync(join(path, '1/index.json'));
+    writeFileSync(join(path, '1/shards.unfinished.jsonl'), '');
+    expect(data('merge', path).err).toContain('1: this part is not finished');
     rmSync(join(path, '0'), { recursive: true });
     rmSync(join(path, '1'), { recursive: true });
     expect(data('merge', path)).toMatchObject({ code: 2, out: '' });
