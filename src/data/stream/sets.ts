@@ -81,7 +81,9 @@ export class StreamSets {
   get hash(): string {
     const facts = this.sets.map(({ files, samples }) => [
       samples,
-      files.shards.map(({ raw, columns }) => [raw.basename, raw.bytes, columns.map(({ name }) => name)]),
+      files.shards.map(({ raw: { basename, bytes, hashes }, columns }) => {
+        return [basename, bytes, hashes, columns.map(({ name }) => name)];
+      }),
     ]);
     return new Bun.SHA256().update(JSON.stringify(facts)).digest('hex');
   }

@@ -102,6 +102,20 @@ describe('order', () => {
     await stream.close();
   });
 
+  test('a set is known by its bytes, wherever it lies', async () => {
+    const parts = { count: 9, columns: SMALL, limit: 4000, hashes: ['sha1'] };
+    const [one, other] = [20, 21].map((set) => writeSet(folder, set, parts));
+    cpSync(one!, join(folder, 'moved'), { recursive: true });
+    const hashes = [one!, other!, join(folder, 'moved')].map(async (path) => {
+      const stream = await ShardStream.open([{ path }], SMALL, { seed: 1 });
+      await stream.close();
+      return stream.hash;
+    });
+    const [first, second, moved] = await Promise.all(hashes);
+    expect(moved).toBe(first!);
+    expect(second).not.toBe(first!); // of equal sizes and names
+  });
+
   test('samples of any size, read or from mappings, are delivered unchanged', async () => {
     const stream = await ShardStream.open([{ path: large }], LARGE, { seed: 2, window: 3 });
     for (let epoch = 0; epoch < 3; epoch++) {
